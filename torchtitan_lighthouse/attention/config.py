@@ -1,0 +1,127 @@
+"""The numbers of Lighthouse attention, their rules, and the lengths that follow from them."""
+
+import math
+from dataclasses import dataclass, fields
+
+from torchtitan_lighthouse.attention.scorers import SCORERS
+
+
+@dataclass(frozen=True)
+class LighthouseConfig:
+    """How one Lighthouse layer pools, scores and selects (paper, section 3).
+
+    Attributes:
+        levels: L, the levels of the pyramid, level 0 being the tokens. 1 is dense attention.
+        pooling_factor: p, how many entries of one level make one of the next; a power of two.
+        topk: k, how many entries each level above 0 expands, per sequence and head.
+        tile: m, how many of those one tile of the stratified selection expands; even.
+        scorer: the name of the scorer, a key of ``SCORERS``.
+        dilation: δ of the ``dilated`` scorer; unused by the others.
+        pin_first: always expand the first entry of every level, within ``topk``, so that every
+            position has an output.
+
+    Raises:
+        ValueError: a field breaks its rule. The message names values that would work.
+    """
+
+    levels: int = 3
+    pooling_factor: int = 4
+    topk: int = 1536
+    tile: int = 128
+    scorer: str = "norm"
+    dilation: int = 4
+    pin_first: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _require_type(field.name, getattr(self, field.name), field.type)
+        for name in ("levels", "dilation"):
+            if (value := getattr(self, name)) < 1:
+                raise _refusal(name, value, "must be at least 1", 1)
+        p = self.pooling_factor
+        if p < 2 or p & (p - 1):
+            powers = _neighbours(p, [2**e for e in range(1, max(p, 2).bit_length() + 1)])
+            raise _refusal("pooling_factor", p, "must be a power of two", *powers)
+        if self.tile < 2 or self.tile % 2:
+            evens = {max(2, self.tile // 2 * 2), max(2, self.tile // 2 * 2 + 2)}
+            raise _refusal("tile", self.tile, "must be even and at least 2", *evens)
+        if self.topk < self.tile or self.topk % self.tile:
+            rule = f"must be a multiple of tile={self.tile}"
+            raise _refusal("topk", self.topk, rule, *_multiples(self.topk, self.tile))
+        if self.scorer not in SCORERS:
+            raise _refusal("scorer", self.scorer, "must name a scorer", *sorted(SCORERS))
+
+    @property
+    def coarsest_window(self) -> int:
+        """p^(L-1), the tokens that one entry of the coarsest level summarises."""
+        return int(self.pooling_factor ** (self.levels - 1))
+
+    @property
+    def tiles(self) -> int:
+        """k/m, the tiles that the coarsest level is cut into; selection is local to each."""
+        return self.topk // self.tile
+
+    def level_length(self, seq_len: int, level: int) -> int:
+        """N/p^level, the entries of one level."""
+        return int(seq_len // self.pooling_factor**level)
+
+    def sub_sequence_length(self, seq_len: int) -> int:
+        """S = N/p^(L-1) + (L-1)·p·k, the gathered entries; the same for every head and input.
+
+        Raises:
+            ValueError: the pyramid does not fit ``seq_len`` (see ``validate_seq_len``).
+        """
+        self.validate_seq_len(seq_len)
+        coarsest = self.level_length(seq_len, self.levels - 1)
+        return coarsest + (self.levels - 1) * self.pooling_factor * self.topk
+
+    def validate_seq_len(self, seq_len: int) -> None:
+        """Refuse a sequence length that this pyramid or scorer cannot take.
+
+        The coarsest level has N/p^(L-1) entries: a whole number, cut into k/m equal tiles of at
+        least m entries each, so that k of them can be expanded.
+
+        Raises:
+            ValueError: names the nearest lengths that would work.
+        """
+        unit, shortest = 1, 1
+        rules = []
+        if self.levels > 1:
+            unit, shortest = self.coarsest_window * self.tiles, self.coarsest_window * self.topk
+            rules.append(
+                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = "
+                f"{self.coarsest_window}·{self.tiles} = {unit} and at least "
+                f"pooling_factor^(levels-1)·topk = {shortest}"
+            )
+        if self.scorer == "dilated":
+            unit = math.lcm(unit, self.dilation)
+            rules.append(f"must be a multiple of dilation={self.dilation}")
+        if seq_len < shortest or seq_len % unit:
+            lengths = _multiples(seq_len, unit, at_least=shortest)
+            raise _refusal("seq_len", seq_len, " and ".join(rules), *lengths)
+
+
+def _require_type(name: str, value: object, expected: object) -> None:
+    # bool is an int to Python, but `levels = true` is a mistake.
+    if type(value) is not expected:
+        expected_name = getattr(expected, "__name__", str(expected))
+        raise ValueError(f"{name}={value!r} must be of type {expected_name}")
+
+
+def _refusal(name: str, value: object, rule: str, *working: object) -> ValueError:
+    suggestions = " or ".join(str(w) for w in working)
+    return ValueError(f"{name}={value} {rule}; use {suggestions}")
+
+
+def _neighbours(value: int, candidates: list[int]) -> list[int]:
+    """The largest candidate below ``value`` and the smallest above it, where there are such."""
+    below = [c for c in candidates if c < value][-1:]
+    above = [c for c in candidates if c > value][:1]
+    return below + above
+
+
+def _multiples(value: int, unit: int, at_least: int = 1) -> list[int]:
+    """The multiples of ``unit`` on either side of ``value``, none below ``at_least``."""
+    smallest = math.ceil(max(at_least, 1) / unit) * unit
+    below = value // unit * unit
+    return sorted({max(below, smallest), max(below + unit, smallest)})

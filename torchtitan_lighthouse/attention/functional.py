@@ -1,0 +1,93 @@
+"""Lighthouse attention as a function: score, select, gather, attend, scatter."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtitan_lighthouse.attention import ops
+from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.scorers import SCORERS
+from torchtitan_lighthouse.attention.selection import Selection, select
+
+
+def lighthouse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    config: LighthouseConfig,
+    *,
+    attention: Callable[..., Tensor] | None = None,
+    selection: Selection | None = None,
+) -> Tensor:
+    """Causal attention over the S entries that a selection gathers from the pyramid of q, k and v.
+
+    Not causal in one respect, by the paper's design: which entries are gathered depends on the
+    whole sequence. Given the selection, output t depends on inputs up to t alone.
+
+    Args:
+        q: [B, Hq, N, D].
+        k, v: [B, Hkv, N, D], Hq a multiple of Hkv. The heads of a group share one selection.
+        config: the pyramid, the budget and the scorer. With one level this is ``attention`` itself.
+        attention: what attends, with the signature of ``F.scaled_dot_product_attention``, which is
+            the default; called with ``is_causal=True``.
+        selection: the entries to use; by default those that the scorer's scores select.
+
+    Returns:
+        [B, Hq, N, D] of the dtype that ``attention`` returns, in memory as [B, N, Hq, D].
+
+    Raises:
+        ValueError: shapes that do not belong together, or an N that the pyramid cannot take.
+    """
+    _validate_shapes(q, k, v)
+    seq_len = q.shape[2]
+    config.validate_seq_len(seq_len)
+    attention = attention or F.scaled_dot_product_attention
+    enable_gqa = q.shape[1] != k.shape[1]
+    if config.levels == 1:
+        return attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
+
+    if selection is None:
+        with torch.no_grad():
+            query_scores, key_scores = SCORERS[config.scorer](q, k, v, config)
+        selection = select(query_scores, key_scores, config)
+    q, k, v = (gather(x, selection, config) for x in (q, k, v))
+    y = attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
+    return scatter(y, selection, config, seq_len)
+
+
+def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:
+    """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D].
+
+    Row s is the mean of x over the window of entry (level[s], index[s]). Hx is a multiple of the
+    selection's heads.
+    """
+    slots = selection.index.shape[-1]
+    rows: Tensor = ops.gather(x, selection.nodes, slots, config.levels, config.pooling_factor)
+    return rows
+
+
+def scatter(
+    y: Tensor, selection: Selection, config: LighthouseConfig, seq_len: int, pieces: int = 1
+) -> Tensor:
+    """Each position's sum of the entries that it may see: [B, Hx, S, D] to [B, Hx, N, D].
+
+    Entry (ℓ, i) is added to the p^ℓ positions from the last token of its window onwards, so that
+    nothing sees its future. The sequence is cut into ``pieces`` equal ones that are contiguous each
+    but not with each other; what would spill out of a piece is dropped.
+    """
+    rows: Tensor = ops.scatter(
+        y, selection.nodes, seq_len, config.levels, config.pooling_factor, pieces
+    )
+    return rows
+
+
+def _validate_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    batch, heads, seq_len, dim = q.shape
+    kv_heads = k.shape[1]
+    if k.shape != (batch, kv_heads, seq_len, dim) or k.shape != v.shape or heads % kv_heads:
+        raise ValueError(
+            f"q {list(q.shape)} must be [B, Hq, N, D], k {list(k.shape)} and v {list(v.shape)} "
+            "[B, Hkv, N, D], with Hq a multiple of Hkv"
+        )

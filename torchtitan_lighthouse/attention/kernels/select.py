@@ -1,0 +1,271 @@
+"""Stratified selection and its post-order, in two launches.
+
+The tiles are independent: each expands m entries per level and so fills its own S/(k/m) slots. In a
+tile, the candidates of a level lie next to each other, ordered by index: all entries of the
+coarsest level, and p·m children of expanded entries at each level below. ``place`` is where a
+candidate stands among those of its level and tile.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from torchtitan_lighthouse.attention import reference
+from torchtitan_lighthouse.attention.kernels.layout import log2
+from torchtitan_lighthouse.attention.kernels.nodes import table_offset
+
+_LARGEST_TILE = 16384  # entries of the coarsest level that one program holds in registers
+
+
+@triton.jit
+def _ordered_keys(scores):
+    """int32 keys in the order of the float32 scores, both zeros alike."""
+    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _highest(keys, free, want: tl.constexpr):
+    """The ``want`` free places with the highest keys, the lower place first among equals."""
+    negative = tl.sum((free & (keys >= 0)).to(tl.int32), axis=0) < want
+    threshold = tl.where(negative, -0x80000000, 0)  # becomes the lowest key that is chosen
+    for bit in range(31):
+        trial = threshold | (0x40000000 >> bit)
+        enough = tl.sum((free & (keys >= trial)).to(tl.int32), axis=0) >= want
+        threshold = tl.where(enough, trial, threshold)
+    above = free & (keys > threshold)
+    equal = (free & (keys == threshold)).to(tl.int32)
+    room = want - tl.sum(above.to(tl.int32), axis=0)
+    return above | ((equal == 1) & (tl.cumsum(equal, axis=0) <= room))
+
+
+@triton.jit
+def _pooled_keys(scores, index, free, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
+    """Keys of the highest score in each entry's window of tokens."""
+    best = tl.full([index.shape[0], CHUNK], float("-inf"), tl.float32)
+    for start in range(0, WINDOW, CHUNK):
+        tokens = index[:, None] * WINDOW + start + tl.arange(0, CHUNK)[None, :]
+        b_scores = tl.load(scores + tokens, mask=free[:, None], other=float("-inf"))
+        best = tl.maximum(best, b_scores)
+    return _ordered_keys(tl.max(best, axis=1))
+
+
+@triton.jit
+def _expand_best(
+    query_scores,
+    key_scores,
+    index,
+    free,
+    TILE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr,
+    PIN_FIRST: tl.constexpr,
+):
+    """Which candidates of one level and tile are expanded."""
+    query_keys = _pooled_keys(query_scores, index, free, WINDOW, CHUNK)
+    if PIN_FIRST:
+        query_keys = tl.where(index == 0, 0x7F800000, query_keys)  # the key of +infinity
+    by_query = _highest(query_keys, free, TILE // 2)
+    key_keys = _pooled_keys(key_scores, index, free, WINDOW, CHUNK)
+    return by_query | _highest(key_keys, free & (by_query == 0), TILE // 2)
+
+
+@triton.jit
+def _expand_kernel(
+    query_scores,
+    key_scores,
+    counts,  # int32 [B·H, tiles, COARSE + (L-2)·p·m]: 2·(expanded up to here) + (expanded itself)
+    expanded_index,  # int32 [B·H, tiles, L-1, m]: the expanded entries of levels 1, 2, …
+    expanded_before,  # the same: the candidates before each, and before each of its ancestors
+    N,
+    TILES,
+    COARSE: tl.constexpr,  # entries of the coarsest level in a tile
+    TILE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    PIN_FIRST: tl.constexpr,
+    BLOCK_COARSE: tl.constexpr,
+    CHUNK_COARSE: tl.constexpr,
+    BLOCK_FINE: tl.constexpr,
+    CHUNK_FINE: tl.constexpr,
+):
+    pid = tl.program_id(0).to(tl.int64)
+    tile = pid % TILES
+    fine: tl.constexpr = TILE << LOG_P
+    query_scores += pid // TILES * N
+    key_scores += pid // TILES * N
+    counts += pid * (COARSE + (LEVELS - 2) * fine)
+    expanded_index += pid * (LEVELS - 1) * TILE
+    expanded_before += pid * (LEVELS - 1) * TILE
+
+    place = tl.arange(0, BLOCK_COARSE)
+    free = place < COARSE
+    index = (tile * COARSE + place).to(tl.int32)
+    window: tl.constexpr = 1 << (LOG_P * (LEVELS - 1))
+    chosen = _expand_best(
+        query_scores, key_scores, index, free, TILE, window, CHUNK_COARSE, PIN_FIRST
+    )
+    count = tl.cumsum(chosen.to(tl.int32), axis=0)
+    tl.store(counts + place, 2 * count + chosen.to(tl.int32), mask=free)
+    rank = (LEVELS - 2) * TILE + count - 1
+    tl.store(expanded_index + rank, index, mask=chosen)
+    tl.store(expanded_before + rank, place, mask=chosen)
+    counts += COARSE
+
+    place = tl.arange(0, BLOCK_FINE)
+    free = place < fine
+    for depth in tl.static_range(1, LEVELS - 1):
+        tl.debug_barrier()  # other threads of the program have stored what this level reads
+        parent = (LEVELS - 1 - depth) * TILE + (place >> LOG_P)
+        index = tl.load(expanded_index + parent, mask=free, other=0)
+        index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
+        before = tl.load(expanded_before + parent, mask=free, other=0)
+        chosen = _expand_best(
+            query_scores,
+            key_scores,
+            index,
+            free,
+            TILE,
+            1 << (LOG_P * (LEVELS - 1 - depth)),
+            CHUNK_FINE,
+            PIN_FIRST,
+        )
+        count = tl.cumsum(chosen.to(tl.int32), axis=0)
+        tl.store(counts + place, 2 * count + chosen.to(tl.int32), mask=free)
+        rank = (LEVELS - 2 - depth) * TILE + count - 1
+        tl.store(expanded_index + rank, index, mask=chosen)
+        tl.store(expanded_before + rank, before + place, mask=chosen)
+        counts += fine
+
+
+@triton.jit
+def _post_order_kernel(
+    counts,
+    expanded_index,
+    expanded_before,
+    levels_out,
+    index_out,
+    nodes_out,
+    N,
+    TILES,
+    COARSE: tl.constexpr,
+    TILE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    fine: tl.constexpr = TILE << LOG_P
+    size: tl.constexpr = COARSE + (LEVELS - 1) * fine  # slots of one tile
+    pid = tl.program_id(0).to(tl.int64)
+    item = pid % tl.cdiv(size, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    tile = pid // tl.cdiv(size, BLOCK)
+    head = tile // TILES
+    inside = item < size
+    counts += tile * (COARSE + (LEVELS - 2) * fine)
+    expanded_index += tile * (LEVELS - 1) * TILE
+    expanded_before += tile * (LEVELS - 1) * TILE
+
+    coarsest = item < COARSE
+    level = tl.where(coarsest, LEVELS - 1, LEVELS - 2 - (item - COARSE) // fine)
+    place = tl.where(coarsest, item, (item - COARSE) % fine)
+    parent = level * TILE + (place >> LOG_P)
+    has_parent = inside & (item >= COARSE)
+    index = tl.load(expanded_index + parent, mask=has_parent, other=0)
+    index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
+    index = tl.where(coarsest, tile % TILES * COARSE + place, index)
+    # The walk has passed the entries of this level and above that stand before this one …
+    slot = tile % TILES * size + place + tl.load(expanded_before + parent, mask=has_parent, other=0)
+    # … and, level by level below, the children of what was expanded up to here.
+    count = tl.load(counts + item, mask=inside & (level > 0), other=0)
+    is_expanded = count & 1
+    passed = count >> 1
+    for below in tl.static_range(1, LEVELS):
+        slot += passed << LOG_P
+        last = item - place + tl.where(item < COARSE, COARSE, fine) + (below - 1) * fine
+        last += (passed << LOG_P) - 1
+        m_level = inside & (level - below > 0) & (passed > 0)
+        passed = tl.load(counts + last, mask=m_level, other=0) >> 1
+
+    tl.store(levels_out + head * TILES * size + slot, level.to(tl.int32), mask=inside)
+    tl.store(index_out + head * TILES * size + slot, index.to(tl.int32), mask=inside)
+    offset = head * table_offset(N, LEVELS, LOG_P) + index
+    for finer in tl.static_range(1, LEVELS - 1):
+        offset += tl.where(level > finer, N >> (LOG_P * finer), 0)
+    node = (2 * slot + is_expanded).to(tl.int32)
+    tl.store(nodes_out + offset, node, mask=inside & (level > 0))
+
+
+def select(
+    query_scores: Tensor,
+    key_scores: Tensor,
+    levels: int,
+    pooling_factor: int,
+    topk: int,
+    tile: int,
+    pin_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``reference.select``, which also serves what one program cannot hold."""
+    batch, heads, seq_len = query_scores.shape
+    tiles = topk // tile
+    coarse = seq_len // pooling_factor ** (levels - 1) // tiles
+    if levels == 1 or coarse > _LARGEST_TILE:
+        return reference.select(
+            query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first
+        )
+    fine = pooling_factor * tile
+    size = coarse + (levels - 1) * fine
+    entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(batch, heads, *shape, dtype=torch.int32, device=query_scores.device)
+
+    counts = empty(tiles, size - fine)
+    expanded_index, expanded_before = empty(tiles, levels - 1, tile), empty(tiles, levels - 1, tile)
+    level, index = empty(tiles * size), empty(tiles * size)
+    nodes = empty(entries).fill_(-1)
+
+    programs = batch * heads * tiles
+    block_coarse = triton.next_power_of_2(coarse)
+    block_fine = triton.next_power_of_2(fine)
+    _expand_kernel[(programs,)](
+        query_scores.float().contiguous(),
+        key_scores.float().contiguous(),
+        counts,
+        expanded_index,
+        expanded_before,
+        seq_len,
+        tiles,
+        COARSE=coarse,
+        TILE=tile,
+        LEVELS=levels,
+        LOG_P=log2(pooling_factor),
+        PIN_FIRST=pin_first,
+        BLOCK_COARSE=block_coarse,
+        CHUNK_COARSE=_chunk(block_coarse, pooling_factor ** (levels - 1)),
+        BLOCK_FINE=block_fine,
+        CHUNK_FINE=_chunk(block_fine, pooling_factor),
+        num_warps=min(16, max(4, max(block_coarse, block_fine) // 256)),
+    )
+    block = 256
+    _post_order_kernel[(programs * triton.cdiv(size, block),)](
+        counts,
+        expanded_index,
+        expanded_before,
+        level,
+        index,
+        nodes,
+        seq_len,
+        tiles,
+        COARSE=coarse,
+        TILE=tile,
+        LEVELS=levels,
+        LOG_P=log2(pooling_factor),
+        BLOCK=block,
+    )
+    return level, index, nodes
+
+
+def _chunk(block: int, shortest_window: int) -> int:
+    """How many tokens of each candidate's window are read at a time."""
+    return min(shortest_window, max(1, 8192 // block))

@@ -1,0 +1,114 @@
+"""Spreading gathered entries over their windows: the scatter, and the gather's backward.
+
+Written as a gather: a program takes BLOCK_N neighbouring tokens of one head, looks up the slot of
+the one entry per level whose window holds each, and sums the rows. Every output row is written
+once, so there are no atomics and the sum has one order.
+
+SHIFT is 1 for the scatter's windows, which begin at the last token of the pyramid's; then the
+entry of level ℓ at token t is (t + 1)//p^ℓ - 1 instead of t//p^ℓ.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from torchtitan_lighthouse.attention.kernels.layout import log2, rows_of
+from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
+
+
+@triton.jit
+def _load_rows(y, stride_s, slots, dims, D: tl.constexpr):
+    mask = (slots >= 0)[:, None] & (dims < D)[None, :]
+    return tl.load(y + slots.to(tl.int64)[:, None] * stride_s + dims[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _slots_to_windows_kernel(
+    y,
+    nodes,
+    out,
+    stride_b,
+    stride_h,
+    stride_s,
+    PIECE,  # tokens in one piece of the sequence
+    PIECES,
+    HEADS: tl.constexpr,
+    GROUP: tl.constexpr,  # heads of y per selection head
+    D: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    SHIFT: tl.constexpr,
+    MEAN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    acc_type = tl.float64 if y.dtype.element_ty == tl.float64 else tl.float32
+    # Heads vary fastest: programs that run together write neighbouring memory.
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid % HEADS
+    pid = pid // HEADS
+    block = pid % tl.cdiv(PIECE, BLOCK_N)
+    pid = pid // tl.cdiv(PIECE, BLOCK_N)
+    piece = pid % PIECES
+    batch = pid // PIECES
+
+    N = PIECE * PIECES
+    y += batch * stride_b + head * stride_h
+    selection_head = batch * (HEADS // GROUP) + head // GROUP
+    nodes += selection_head * table_offset(N, LEVELS, LOG_P)
+    tokens = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+
+    b_parents = load_nodes(nodes, tokens >> LOG_P, PIECE >> LOG_P, piece)
+    b_leaves = leaf_slots(b_parents, tokens & ((1 << LOG_P) - 1), LOG_P)
+    b_out = _load_rows(y, stride_s, b_leaves, dims, D).to(acc_type)  # [BLOCK_N, BLOCK_D]
+    for level in tl.static_range(1, LEVELS):
+        p_nodes = nodes + table_offset(N, level, LOG_P)
+        index = ((tokens + SHIFT) >> (LOG_P * level)) - SHIFT
+        b_slots = load_nodes(p_nodes, index, PIECE >> (LOG_P * level), piece) >> 1
+        b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
+        b_out += b_rows / (1 << (LOG_P * level)) if MEAN else b_rows
+
+    p_rows = ((batch * N + piece * PIECE + tokens) * HEADS + head) * D
+    mask = (tokens < PIECE)[:, None] & (dims < D)[None, :]
+    tl.store(out + p_rows[:, None] + dims[None, :], b_out.to(out.dtype.element_ty), mask=mask)
+
+
+def slots_to_windows(
+    y: Tensor,
+    nodes: Tensor,
+    seq_len: int,
+    levels: int,
+    pooling_factor: int,
+    pieces: int = 1,
+    *,
+    mean: bool,
+    shifted: bool,
+) -> Tensor:
+    """See ``reference.slots_to_windows``."""
+    batch, heads, _, dim = y.shape
+    rows = rows_of(y)
+    out = torch.empty(batch, seq_len, heads, dim, dtype=y.dtype, device=y.device)
+    piece = seq_len // pieces
+    block_d = triton.next_power_of_2(dim)
+    block_n = max(16, 8192 // block_d)
+    grid = (batch * pieces * triton.cdiv(piece, block_n) * heads,)
+    _slots_to_windows_kernel[grid](
+        rows.data,
+        nodes,
+        out,
+        *rows.strides,
+        piece,
+        pieces,
+        HEADS=heads,
+        GROUP=heads // nodes.shape[1],
+        D=dim,
+        LEVELS=levels,
+        LOG_P=log2(pooling_factor),
+        SHIFT=int(shifted),
+        MEAN=mean,
+        BLOCK_N=block_n,
+        BLOCK_D=block_d,
+    )
+    return out.transpose(1, 2)

@@ -1,0 +1,45 @@
+"""Lighthouse attention as a module around a dense attention module."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.functional import lighthouse_attention
+
+
+class LighthouseAttention(nn.Module):
+    """Stands where a causal SDPA module stood, and calls it on the gathered sub-sequence.
+
+    It has no parameters and no state of its own. Taking ``attention`` back out of it is all that
+    a return to dense attention needs.
+
+    Args:
+        attention: a module called as ``attention(q, k, v, scale=, enable_gqa=, is_causal=)``, such
+            as torchtitan's ``ScaledDotProductAttentionWrapper``.
+        config: the pyramid, the budget and the scorer.
+    """
+
+    def __init__(self, attention: nn.Module, config: LighthouseConfig) -> None:
+        super().__init__()
+        self.attention = attention
+        self.config = config
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """See ``lighthouse_attention``: q [B, Hq, N, D], k and v [B, Hkv, N, D] to [B, Hq, N, D].
+
+        Raises:
+            ValueError: also if Hkv differs from Hq without ``enable_gqa``, as SDPA would.
+        """
+        if q.shape[1] != k.shape[1] and not enable_gqa:
+            raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
+        attention = partial(self.attention, scale=scale)
+        return lighthouse_attention(q, k, v, self.config, attention=attention)

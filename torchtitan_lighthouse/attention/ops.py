@@ -1,0 +1,162 @@
+"""The ops as PyTorch sees them: schemas, implementations, autograd formulas.
+
+Each op has its plain implementation on every device and its Triton kernel on CUDA, where Triton is
+installed. Callers name the op, never the implementation. All ops but the scores need two levels.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchtitan_lighthouse.attention import reference
+
+kernels: ModuleType | None = None
+if find_spec("triton") is not None:
+    from torchtitan_lighthouse.attention import kernels
+
+_PYRAMID = "int levels, int pooling_factor"
+
+
+def _define(
+    name: str, schema: str, fake: Callable, implementation: str, **options: Any
+) -> Callable:
+    """An op that ``reference`` and ``kernels`` both implement, under one name and signature."""
+    qualified = f"lighthouse::{name}"
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(qualified, fake)
+    for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
+        if module is not None:
+            function = partial(getattr(module, implementation), **options)
+            torch.library.impl(qualified, device, function)
+    op: Callable = getattr(torch.ops.lighthouse, name).default
+    return op
+
+
+def _norm_scores_fake(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    scores = torch.empty(k.shape[:-1], dtype=torch.float32, device=k.device)
+    return scores, torch.empty_like(scores)
+
+
+norm_scores = _define(
+    "norm_scores",
+    "(Tensor q, Tensor k) -> (Tensor query_scores, Tensor key_scores)",
+    _norm_scores_fake,
+    "norm_scores",
+)
+
+
+def _simple_gla_fake(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+    return torch.empty(q.shape, dtype=torch.float32, device=q.device)
+
+
+simple_gla = _define(
+    "simple_gla",
+    "(Tensor q, Tensor k, Tensor v, Tensor log_decay) -> Tensor",
+    _simple_gla_fake,
+    "simple_gla",
+)
+
+
+def _select_fake(
+    query_scores: Tensor,
+    key_scores: Tensor,
+    levels: int,
+    pooling_factor: int,
+    topk: int,
+    tile: int,
+    pin_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, heads, seq_len = query_scores.shape
+    slots = seq_len // pooling_factor ** (levels - 1) + (levels - 1) * pooling_factor * topk
+    entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
+    level, index, nodes = (
+        query_scores.new_empty(batch, heads, size, dtype=torch.int32)
+        for size in (slots, slots, entries)
+    )
+    return level, index, nodes
+
+
+select = _define(
+    "select",
+    f"(Tensor query_scores, Tensor key_scores, {_PYRAMID}, int topk, int tile, bool pin_first)"
+    " -> (Tensor level, Tensor index, Tensor nodes)",
+    _select_fake,
+    "select",
+)
+
+
+def _slots_fake(x: Tensor, nodes: Tensor, slots: int, *_: int) -> Tensor:
+    batch, heads, _seq_len, dim = x.shape
+    return x.new_empty(batch, heads, slots, dim)
+
+
+def _rows_fake(y: Tensor, nodes: Tensor, seq_len: int, *_: int) -> Tensor:
+    batch, heads, _slots, dim = y.shape
+    return y.new_empty(batch, seq_len, heads, dim).transpose(1, 2)
+
+
+gather = _define(
+    "gather",
+    f"(Tensor x, Tensor nodes, SymInt slots, {_PYRAMID}) -> Tensor",
+    _slots_fake,
+    "windows_to_slots",
+    mean=True,
+    shifted=False,
+)
+gather_backward = _define(
+    "gather_backward",
+    f"(Tensor grad, Tensor nodes, SymInt seq_len, {_PYRAMID}) -> Tensor",
+    _rows_fake,
+    "slots_to_windows",
+    mean=True,
+    shifted=False,
+)
+scatter = _define(
+    "scatter",
+    f"(Tensor y, Tensor nodes, SymInt seq_len, {_PYRAMID}, int pieces) -> Tensor",
+    _rows_fake,
+    "slots_to_windows",
+    mean=False,
+    shifted=True,
+)
+scatter_backward = _define(
+    "scatter_backward",
+    f"(Tensor grad, Tensor nodes, SymInt slots, {_PYRAMID}, int pieces) -> Tensor",
+    _slots_fake,
+    "windows_to_slots",
+    mean=False,
+    shifted=True,
+)
+
+
+def _keep_nodes(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    rows, nodes, _length, *ctx.pyramid = inputs
+    ctx.length = rows.shape[2]
+    ctx.save_for_backward(nodes)
+
+
+def _register_transpose(name: str, transpose: Callable) -> None:
+    """The ops are linear in their rows, and nothing else of theirs has a gradient."""
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (nodes,) = ctx.saved_tensors
+        rows = transpose(grad, nodes, ctx.length, *ctx.pyramid)
+        return (rows, None, None, *[None] * len(ctx.pyramid))
+
+    torch.library.register_autograd(f"lighthouse::{name}", backward, setup_context=_keep_nodes)
+
+
+_register_transpose("gather", gather_backward)
+_register_transpose("scatter", scatter_backward)
+
+SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, simple_gla, select, gather})
+"""What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
+
+The selection, so that a recompute cannot select differently, with the scores that nothing else
+needs; and the gathered rows, which together are smaller than one tensor of N rows.
+"""

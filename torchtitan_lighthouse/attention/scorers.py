@@ -1,0 +1,72 @@
+"""Scorers: how much each position matters as a query and as a key, from q, k and v alone.
+
+A scorer takes q [B, Hq, N, D], k and v [B, Hkv, N, D] and the config, and returns the query and the
+key scores, float32 [B, Hkv, N] each. It runs without gradient. To add one, write the function and
+register it in ``SCORERS`` under the name that ``LighthouseConfig.scorer`` selects it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtitan_lighthouse.attention import ops
+
+if TYPE_CHECKING:
+    from torchtitan_lighthouse.attention.config import LighthouseConfig
+
+Scorer = Callable[[Tensor, Tensor, Tensor, "LighthouseConfig"], tuple[Tensor, Tensor]]
+
+
+def norm(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
+    """‖q_j‖₂ and ‖k_j‖₂: no parameters, no mixing of positions, one pass over q and k."""
+    query_scores, key_scores = ops.norm_scores(q, k)
+    return query_scores, key_scores
+
+
+def dilated(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
+    """‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, among positions congruent modulo δ."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = (
+            x.unflatten(2, (-1, config.dilation)).movedim(3, 1).flatten(0, 1)
+            for x in (query, key, value)
+        )
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return out.unflatten(0, (-1, config.dilation)).movedim(1, 3).flatten(2, 3)
+
+    return _norms_of_both_streams(attend, q, k, v)
+
+
+def gla(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
+    """‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention with fixed decays."""
+    log_decay = gla_log_decay(q.shape[1], q.device)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return ops.simple_gla(query, key, value, log_decay)
+
+    return _norms_of_both_streams(attend, q, k, v)
+
+
+def gla_log_decay(heads: int, device: torch.device) -> Tensor:
+    """log(1 - 2^(-5-h)) for head h, RetNet's fixed decays: half-lives of 22 tokens and up."""
+    return torch.log1p(-torch.exp2(-5.0 - torch.arange(heads, device=device)))
+
+
+def _norms_of_both_streams(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    kv_heads = k.shape[1]
+    k, v = (x.repeat_interleave(q.shape[1] // kv_heads, 1) for x in (k, v))
+    query_scores, key_scores = (
+        attend(*streams, v).float().norm(dim=-1).unflatten(1, (kv_heads, -1)).amax(2)
+        for streams in ((q, k), (k, q))
+    )
+    return query_scores, key_scores
+
+
+SCORERS: dict[str, Scorer] = {"norm": norm, "dilated": dilated, "gla": gla}
