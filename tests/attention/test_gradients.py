@@ -1,0 +1,71 @@
+"""gradcheck, and what stays in memory between forward and backward."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.attention.cases import (
+    case,
+    case_id,
+    random_qkv,
+    random_selection,
+    requires_grad,
+)
+from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (2, 1)], ids=["H1:1", "H2:1"])
+@pytest.mark.parametrize(
+    "geometry", [case(1, 2, 2, 1, 12), case(2, 4, 2, 2, 3), case(3, 2, 2, 2, 3)], ids=case_id
+)
+def test_gradcheck_at_a_fixed_selection(geometry, heads):
+    config, length = geometry
+    selection = random_selection(config, length, heads=heads[1])
+    attend = partial(lighthouse_attention, config=config, selection=selection)
+    assert torch.autograd.gradcheck(attend, requires_grad(*random_qkv(length, heads=heads, dim=2)))
+
+
+def _values(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
+    """Stands in for SDPA and saves nothing."""
+    return v
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_only_tensors_of_the_sub_sequence_are_saved(scorer):
+    config = LighthouseConfig(levels=3, pooling_factor=4, topk=16, tile=8, scorer=scorer)
+    length = 1024
+    q, k, v = requires_grad(*random_qkv(length, dtype=torch.float32))
+    saved: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        out = lighthouse_attention(q, k, v, config, attention=_values)
+    assert saved
+
+    gathered_bytes = q.nbytes * config.sub_sequence_length(length) // length
+    for x in saved:
+        limit = gathered_bytes if x.is_floating_point() else q.shape[1] * length * x.itemsize
+        assert x.untyped_storage().nbytes() <= limit, (x.dtype, x.shape)
+
+    out.sum().backward()
+    assert v.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_scorers_run_without_grad(scorer, monkeypatch):
+    real, calls = SCORERS[scorer], []
+
+    def spy(*args):
+        scores = real(*args)
+        calls.append((torch.is_grad_enabled(), [s.requires_grad for s in scores]))
+        return scores
+
+    monkeypatch.setitem(SCORERS, scorer, spy)
+    config, length = case(3, 2, 4, 2, 8, scorer=scorer)
+    lighthouse_attention(*requires_grad(*random_qkv(length)), config)
+    assert calls == [(False, [False, False])]

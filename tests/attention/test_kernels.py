@@ -1,0 +1,271 @@
+"""The Triton kernels against the plain ops: on a GPU where there is one, else interpreted."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.attention.cases import case, case_id, random_selection
+from torchtitan_lighthouse import LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse.attention import reference
+
+kernels = pytest.importorskip("torchtitan_lighthouse.attention.kernels")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+CASES = [
+    case(2, 2, 8, 1, 24),
+    case(2, 4, 16, 2, 16),
+    case(2, 8, 8, 1, 9),
+    case(3, 2, 8, 2, 12),
+    case(3, 4, 8, 2, 12, pin_first=False),
+    case(3, 4, 32, 1, 32),
+    case(3, 8, 8, 1, 8),
+    case(4, 2, 8, 3, 8),
+    case(5, 2, 8, 1, 12),
+    case(6, 2, 2, 2, 3),
+]
+GPU_CASES = [
+    pytest.param(value, marks=pytest.mark.gpu, id=case_id(value))
+    for value in (
+        case(3, 4, 128, 12, 512),
+        case(3, 2, 256, 4, 1024),
+        case(6, 4, 16, 2, 24),
+        case(4, 8, 64, 2, 100),
+        case(2, 2, 128, 1, 16384),
+    )
+]
+ALL_CASES = [pytest.param(value, id=case_id(value)) for value in CASES] + GPU_CASES
+HEADS = [(1, 1, 1), (2, 4, 2)]  # B, Hx, H
+SHIFTED = [pytest.param(False, id="gather"), pytest.param(True, id="scatter")]
+
+
+@pytest.fixture
+def poisoned():
+    """torch.empty returns NaN, and the largest integer, so that what is not written shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _strided_rows(batch: int, heads: int, length: int, dim: int, dtype: torch.dtype) -> Tensor:
+    rows = torch.randn(batch, length, heads, dim, device=DEVICE).to(dtype)
+    return rows.transpose(1, 2)
+
+
+def _assert_accurate(actual: Tensor, plain: Tensor, exact: Tensor) -> None:
+    """``actual`` is the float32 result, of the plain op's accuracy, rounded once to its dtype.
+
+    Triton's interpreter truncates where a GPU rounds when it stores bfloat16: one ulp, not half.
+    """
+    assert actual.shape == exact.shape
+    interpreted = DEVICE == "cpu" and actual.dtype == torch.bfloat16
+    rounding = torch.finfo(actual.dtype).eps * (1.0 if interpreted else 0.5)
+    in_float32 = 2 * (plain.double() - exact).abs().max()
+    assert ((actual.double() - exact).abs() <= rounding * exact.abs() + in_float32).all()
+
+
+def _scores(kind: str, batch: int, heads: int, length: int) -> Tensor:
+    shape = (2, batch, heads, length)
+    if kind == "normal":
+        scores = torch.randn(shape)
+    elif kind == "ties":
+        scores = torch.randint(-1, 2, shape).float() * torch.randint(0, 2, shape).sub(0.5).sign()
+    else:
+        scores = torch.rand(shape).log().where(torch.rand(shape) < 0.5, -float("inf"))
+        scores[torch.rand(shape) < 0.1] = float("inf")
+    return scores.to(DEVICE)
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "infinite"])
+@pytest.mark.parametrize("value", ALL_CASES)
+def test_select_is_exact(value, kind, poisoned):
+    config, length = value
+    arguments = (
+        *_scores(kind, 2, 2, length),
+        config.levels,
+        config.pooling_factor,
+        config.topk,
+        config.tile,
+        config.pin_first,
+    )
+    actual = kernels.select(*arguments)
+    expected = reference.select(*(x.cpu() if torch.is_tensor(x) else x for x in arguments))
+    for name, a, e in zip(("level", "index", "nodes"), actual, expected, strict=True):
+        assert torch.equal(a.cpu(), e), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
+@pytest.mark.parametrize("dim", [32, 80, 128, 256])
+def test_norm_scores(dim, heads, dtype, poisoned):
+    batch, query_heads, kv_heads = heads
+    q = _strided_rows(batch, query_heads, 100, dim, dtype)
+    k = _strided_rows(batch, kv_heads, 100, dim, dtype)
+    exact_q = q.double().norm(dim=-1).unflatten(1, (kv_heads, -1)).amax(2)
+    for actual, plain, exact in zip(
+        kernels.norm_scores(q, k),
+        reference.norm_scores(q, k),
+        (exact_q, k.double().norm(dim=-1)),
+        strict=True,
+    ):
+        assert actual.dtype == torch.float32
+        _assert_accurate(actual, plain, exact)
+
+
+def _check(name: str, x: Tensor, nodes: Tensor, length: int, *pyramid: int, shifted: bool) -> None:
+    """One kernel, as the gather or its backward uses it or, shifted, as the scatter or its own."""
+    kernel, plain = getattr(kernels, name), getattr(reference, name)
+    options = {"mean": not shifted, "shifted": shifted}
+    actual = kernel(x, nodes, length, *pyramid, **options)
+    assert actual.dtype == x.dtype
+    expected = plain(x, nodes, length, *pyramid, **options)
+    for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
+        contiguous = expected.permute(layout).is_contiguous()
+        assert actual.permute(layout).is_contiguous() == contiguous
+    in_float32, exact = (
+        plain(x.to(dtype), nodes, length, *pyramid, **options)
+        for dtype in (torch.float32, torch.float64)
+    )
+    _assert_accurate(actual, in_float32, exact)
+
+
+def _check_both(value, heads, dim, dtype, *, shifted, pieces=1) -> None:
+    config, length = value
+    batch, row_heads, selection_heads = heads
+    slots = config.sub_sequence_length(length)
+    nodes = random_selection(config, length, batch, selection_heads).nodes.to(DEVICE)
+    pyramid = (config.levels, config.pooling_factor, pieces)
+    rows = _strided_rows(batch, row_heads, length, dim, dtype)
+    _check("windows_to_slots", rows, nodes, slots, *pyramid, shifted=shifted)
+    entries = _strided_rows(batch, row_heads, slots, dim, dtype)
+    _check("slots_to_windows", entries, nodes, length, *pyramid, shifted=shifted)
+
+
+@pytest.mark.parametrize("shifted", SHIFTED)
+@pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
+@pytest.mark.parametrize("value", ALL_CASES)
+def test_windows_and_slots(value, heads, shifted, poisoned):
+    _check_both(value, heads, 32, torch.float32, shifted=shifted)
+
+
+@pytest.mark.parametrize("shifted", SHIFTED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dim", [32, 80, 128, 256])
+def test_dtypes_and_head_dims(dim, dtype, shifted, poisoned):
+    _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, shifted=shifted)
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_pieces(levels, pieces, poisoned):
+    value = case(levels, 2, 8, 4, 12)
+    _check_both(value, (1, 1, 1), 32, torch.float32, shifted=True, pieces=pieces)
+
+
+def test_rows_that_are_not_contiguous():
+    config, length = case(3, 2, 8, 2, 12)
+    nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
+    rows = torch.randn(1, 1, 32, length, device=DEVICE).transpose(2, 3)
+    slots = config.sub_sequence_length(length)
+    _check("windows_to_slots", rows, nodes, slots, 3, 2, shifted=False)
+
+
+# What only a GPU can show.
+
+LARGE = LighthouseConfig()
+
+
+def _qkv(length: int, heads: int = 8, dim: int = 128) -> list[Tensor]:
+    return [
+        torch.randn(1, length, heads, dim, device="cuda", dtype=torch.bfloat16)
+        .transpose(1, 2)
+        .requires_grad_()
+        for _ in range(3)
+    ]
+
+
+def _step(qkv: list[Tensor], config: LighthouseConfig, **options) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in qkv]
+    out = lighthouse_attention(*leaves, config, **options)
+    return [out, *torch.autograd.grad(out, leaves, out.detach())]
+
+
+def _sum_of_streams(q: Tensor, k: Tensor, v: Tensor, **_) -> Tensor:
+    return q + k + v
+
+
+@pytest.mark.gpu
+def test_two_runs_of_the_ops_give_equal_bits():
+    qkv = _qkv(98_304)
+    runs = [_step(qkv, LARGE, attention=_sum_of_streams) for _ in range(2)]
+    for first, second in zip(*runs, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.gpu
+def test_two_runs_give_equal_bits_where_sdpa_does(poisoned):
+    """SDPA's own backward repeats its bits only in PyTorch's deterministic mode."""
+    qkv = _qkv(98_304)
+    for first, second in zip(_step(qkv, LARGE), _step(qkv, LARGE), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_attention_equals_the_plain_ops_on_cpu(dtype):
+    config = LighthouseConfig(topk=256, tile=32)
+    qkv = [x.detach().to(dtype).requires_grad_() for x in _qkv(8192, heads=2, dim=64)]
+    scores = [x.detach().float().norm(dim=-1) for x in qkv[:2]]
+    on_gpu = select(*scores, config)
+    on_cpu = select(*(s.cpu() for s in scores), config)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(on_gpu, on_cpu, strict=True))
+
+    def step(device: str, dtype: torch.dtype, selection: tuple) -> list[Tensor]:
+        leaves = [x.detach().to(device, dtype).requires_grad_() for x in qkv]
+        out = lighthouse_attention(*leaves, config, selection=selection)
+        grads = torch.autograd.grad(out, leaves, torch.ones_like(out))
+        return [x.cpu() for x in (out, *grads)]
+
+    exact = step("cpu", torch.float64, on_cpu)
+    plain = step("cpu", dtype, on_cpu)
+    for name, a, p, e in zip(
+        ("out", "dq", "dk", "dv"), step("cuda", dtype, on_gpu), plain, exact, strict=True
+    ):
+        error, plain_error = ((x.double() - e).norm() / e.norm() for x in (a, p))
+        assert error <= 2 * plain_error, (name, error, plain_error)
+
+
+@pytest.mark.gpu
+def test_offsets_beyond_32_bits():
+    """2.2e9 elements per tensor: a row near the end is where 64-bit arithmetic puts it."""
+    length, heads, dim = 2**21 + 2**16, 8, 128
+    config = LighthouseConfig(levels=2, topk=2048, tile=128)
+    x = torch.zeros(1, length, heads, dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    x[0, :, -4:] = torch.randn(heads, 4, dim, device="cuda")
+    query_scores, key_scores = kernels.norm_scores(x, x)
+    assert query_scores[..., :-4].count_nonzero() == 0
+    torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
+    selection = select(query_scores, key_scores, config)
+    slots = config.sub_sequence_length(length)
+    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 4, mean=True, shifted=False)
+    assert torch.equal(y[0, :, -5:-1], x[0, :, -4:])
+    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 4, mean=False, shifted=True)
+    torch.testing.assert_close(back[0, :, -4:-1], x[0, :, -4:-1])
+
+
+@pytest.mark.gpu
+def test_captures_into_a_cuda_graph():
+    qkv = _qkv(32_768)
+    config = LighthouseConfig(topk=512)
+    expected = _step(qkv, config)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        _step(qkv, config)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = _step(qkv, config)
+    graph.replay()
+    torch.cuda.synchronize()
+    for a, e in zip(captured, expected, strict=True):
+        assert torch.equal(a, e)

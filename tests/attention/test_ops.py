@@ -1,0 +1,75 @@
+"""The ops are well-formed: schema, fake implementation, autograd registration, compilation."""
+
+import pytest
+import torch
+
+from tests.attention.cases import SMALL, random_selection
+from torchtitan_lighthouse.attention import ops
+
+CONFIG, LENGTH = SMALL
+SLOTS = CONFIG.sub_sequence_length(LENGTH)
+PYRAMID = (CONFIG.levels, CONFIG.pooling_factor)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def _rows(length: int, grad: bool = False) -> torch.Tensor:
+    """Four heads, twice those of the selection, in the memory layout that torchtitan passes."""
+    return torch.randn(1, length, 4, 16).transpose(1, 2).requires_grad_(grad)
+
+
+def _arguments(name: str) -> tuple:
+    nodes = random_selection(CONFIG, LENGTH).nodes
+    scores = torch.rand(2, 1, 2, LENGTH)
+    arguments = {
+        "norm_scores": lambda: (_rows(LENGTH), _rows(LENGTH)[:, :2]),
+        "simple_gla": lambda: (*(_rows(LENGTH) for _ in range(3)), -torch.rand(4)),
+        "select": lambda: (*scores, *PYRAMID, CONFIG.topk, CONFIG.tile, True),
+        "gather": lambda: (_rows(LENGTH, grad=True), nodes, SLOTS, *PYRAMID),
+        "gather_backward": lambda: (_rows(SLOTS), nodes, LENGTH, *PYRAMID),
+        "scatter": lambda: (_rows(SLOTS, grad=True), nodes, LENGTH, *PYRAMID, 2),
+        "scatter_backward": lambda: (_rows(LENGTH), nodes, SLOTS, *PYRAMID, 2),
+    }
+    return arguments[name]()
+
+
+def _to(device: str, value: object) -> object:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to(device).requires_grad_(value.requires_grad)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "norm_scores",
+        "simple_gla",
+        "select",
+        "gather",
+        "gather_backward",
+        "scatter",
+        "scatter_backward",
+    ],
+)
+def test_opcheck(name, device):
+    arguments = tuple(_to(device, argument) for argument in _arguments(name))
+    torch.library.opcheck(getattr(ops, name), arguments)
+
+
+@pytest.mark.parametrize("forward", ["gather", "scatter"])
+def test_gradient_is_the_transpose(forward):
+    op = getattr(ops, forward)
+    rows, *rest = _arguments(forward)
+    rows = rows.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: op(rows, *rest), (rows,))
+
+
+def test_pieces_do_not_spill_into_each_other():
+    y, nodes, *rest = _arguments("scatter")
+    y = y.detach()
+    together, cut = (ops.scatter(y, nodes, *rest[:-1], pieces) for pieces in (1, 2))
+    edge, reach = LENGTH // 2, CONFIG.coarsest_window - 1
+    differs = (together != cut).any(-1).any(1).flatten().nonzero().flatten()
+    assert differs.numel()
+    assert differs.min() >= edge
+    assert differs.max() < edge + reach

@@ -1,0 +1,88 @@
+"""The scorers against their loops, and the registry."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from tests import slow_loop
+from tests.attention.cases import HEADS, case, entries_of, heads_id, random_qkv
+from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse.attention.scorers import gla_log_decay
+
+# float32 scores of float32 sums; bfloat16 anywhere would be off by 1e-3.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def _loops(q, k, v, scorer_of_head):
+    """Group scores [2, B, Hkv, N] by a scorer that may depend on the query head."""
+    group = q.shape[1] // k.shape[1]
+    out = torch.empty(2, *k.shape[:3])
+    for b in range(q.shape[0]):
+        for h in range(k.shape[1]):
+            streams = [
+                scorer_of_head(g)(q[b, g], k[b, h], v[b, h])
+                for g in range(h * group, (h + 1) * group)
+            ]
+            out[:, b, h] = torch.tensor(streams).amax(0)
+    return out
+
+
+def _assert_scores(actual, expected):
+    for scores, loop in zip(actual, expected, strict=True):
+        assert scores.dtype == torch.float32
+        torch.testing.assert_close(scores, loop, **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("heads", HEADS, ids=heads_id)
+def test_norm(heads, dtype):
+    batch, *heads = heads
+    q, k, v = random_qkv(40, batch=batch, heads=heads, dtype=dtype)
+    expected = _loops(q.double(), k.double(), v.double(), lambda head: slow_loop.norm_scores)
+    _assert_scores(SCORERS["norm"](q, k, v, LighthouseConfig()), expected)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 5])
+@pytest.mark.parametrize("heads", HEADS, ids=heads_id)
+def test_dilated(heads, dilation):
+    batch, *heads = heads
+    q, k, v = random_qkv(40, batch=batch, heads=heads, dtype=torch.float32)
+    scorer = partial(slow_loop.dilated_scores, dilation=dilation)
+    expected = _loops(q.double(), k.double(), v.double(), lambda head: scorer)
+    _assert_scores(SCORERS["dilated"](q, k, v, LighthouseConfig(dilation=dilation)), expected)
+
+
+@pytest.mark.parametrize("length", [40, 300])
+@pytest.mark.parametrize("heads", HEADS, ids=heads_id)
+def test_gla(heads, length):
+    batch, *heads = heads
+    q, k, v = random_qkv(length, batch=batch, heads=heads, dtype=torch.float32)
+    decays = gla_log_decay(heads[0], q.device).double().exp().tolist()
+    expected = _loops(
+        q.double(),
+        k.double(),
+        v.double(),
+        lambda head: partial(slow_loop.gla_scores, decay=decays[head]),
+    )
+    _assert_scores(SCORERS["gla"](q, k, v, LighthouseConfig()), expected)
+
+
+def test_gla_decays_lie_between_zero_and_one():
+    decays = gla_log_decay(8, torch.device("cpu")).exp()
+    assert decays.shape == (8,)
+    assert ((decays > 0) & (decays < 1)).all()
+
+
+def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
+    def early(q, k, v, config):
+        scores = -torch.arange(k.shape[2], dtype=torch.float32).expand(k.shape[:3])
+        return scores, scores
+
+    monkeypatch.setitem(SCORERS, "early", early)
+    config, length = case(3, 2, 4, 2, 7, scorer="early")
+    qkv = random_qkv(length)
+    by_scorer = lighthouse_attention(*qkv, config)
+    selection = select(*early(*qkv, config), config)
+    assert entries_of(selection)[0][0][:4] == [(0, 0), (0, 1), (1, 0), (0, 2)]
+    torch.testing.assert_close(by_scorer, lighthouse_attention(*qkv, config, selection=selection))

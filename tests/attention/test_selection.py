@@ -1,0 +1,185 @@
+"""Which entries are selected, in which order, and the look-up from an entry to its slot."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import slow_loop
+from tests.attention.cases import CASES, PINNED, case, case_id, entries_of, random_selection
+from tests.attention.test_slow_loop import BY_HAND, KEY_SCORES, QUERY_SCORES
+from torchtitan_lighthouse import LighthouseConfig, select
+
+
+def _from(values: list[float]):
+    table = torch.tensor(values)
+    return lambda shape: table[torch.randint(len(values), shape)]
+
+
+SCORES = {
+    "normal": torch.randn,
+    "ties": _from([0.0, 1.0, 2.0]),
+    "constant": torch.zeros,
+    "signed-zeros": _from([-0.0, 0.0]),
+    "infinities": _from([-torch.inf, -1.0, 0.0, 1.0, torch.inf]),
+    "neighbours": _from([1.0, 1.0 + 2**-23, 1.0 - 2**-24]),
+}
+
+
+@st.composite
+def geometries(draw):
+    """Every kind of geometry that the rules admit, small enough to enumerate."""
+    levels = draw(st.integers(1, 4))
+    p = draw(st.sampled_from([2, 4] if levels < 4 else [2]))
+    tile = draw(st.sampled_from([2, 4, 6, 8]))
+    tiles = draw(st.integers(1, 3))
+    tile_length = tile + draw(st.integers(0, 3))
+    return case(levels, p, tile, tiles, tile_length, pin_first=draw(st.booleans()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(geometry=geometries(), kind=st.sampled_from(sorted(SCORES)), seed=st.integers(0, 2**31))
+def test_equals_the_slow_loop_on_any_geometry(geometry, kind, seed):
+    config, length = geometry
+    torch.manual_seed(seed)
+    query_scores, key_scores = SCORES[kind]((2, 2, 1, length))
+    selection = select(query_scores, key_scores, config)
+    assert selection.level.shape[-1] == config.sub_sequence_length(length)
+    entries = entries_of(selection)
+    for b in range(2):
+        expected = slow_loop.select(query_scores[b, 0].tolist(), key_scores[b, 0].tolist(), config)
+        assert entries[b][0] == expected
+
+
+@pytest.mark.parametrize("kind", SCORES)
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_equals_the_slow_loop(geometry, kind):
+    config, length = geometry
+    query_scores, key_scores = SCORES[kind]((2, 2, 3, length))
+    entries = entries_of(select(query_scores, key_scores, config))
+    for b in range(2):
+        for h in range(3):
+            scores = query_scores[b, h].tolist(), key_scores[b, h].tolist()
+            assert entries[b][h] == slow_loop.select(*scores, config)
+
+
+@pytest.mark.parametrize("pin_first", [False, True], ids=["unpinned", "pinned"])
+def test_worked_out_by_hand(pin_first):
+    config = LighthouseConfig(levels=3, pooling_factor=2, topk=2, tile=2, pin_first=pin_first)
+    scores = torch.tensor([[QUERY_SCORES]]), torch.tensor([[KEY_SCORES]])
+    assert entries_of(select(*scores, config)) == [[BY_HAND[pin_first]]]
+
+
+@pytest.mark.parametrize(
+    ("levels", "p", "topk", "length", "expected"),
+    [
+        (1, 4, 1536, 1000, 1000),
+        (3, 4, 512, 32_768, 6_144),
+        (3, 4, 1536, 98_304, 18_432),
+        (3, 4, 2048, 262_144, 32_768),
+        (3, 2, 6144, 98_304, 49_152),
+        (4, 2, 128, 2_048, 1_024),
+    ],
+)
+def test_length_by_the_formula(levels, p, topk, length, expected):
+    config = LighthouseConfig(levels=levels, pooling_factor=p, topk=topk)
+    assert config.sub_sequence_length(length) == expected
+
+
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_fields_are_int32_of_the_stated_shapes(geometry):
+    config, length = geometry
+    selection = random_selection(config, length, batch=2, heads=3)
+    sub_length = config.sub_sequence_length(length)
+    pooled = sum(length // config.pooling_factor**level for level in range(1, config.levels))
+    assert selection.level.shape == selection.index.shape == (2, 3, sub_length)
+    assert selection.nodes.shape == (2, 3, pooled)
+    assert {t.dtype for t in selection} == {torch.int32}
+
+
+def test_one_level_selects_every_position_in_order():
+    selection = random_selection(LighthouseConfig(levels=1), 13)
+    assert entries_of(selection)[0][1] == [(0, j) for j in range(13)]
+
+
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_windows_ends_never_decrease(geometry):
+    config, length = geometry
+    selection = random_selection(config, length)
+    ends = (selection.index + 1) * config.pooling_factor**selection.level
+    assert (ends.diff(dim=-1) >= 0).all()
+
+
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_unexpanded_entries_partition_the_sequence(geometry):
+    config, length = geometry
+    p = config.pooling_factor
+    for entries in entries_of(random_selection(config, length))[0]:
+        gathered = set(entries)
+        leaves = [(level, i) for level, i in entries if (level - 1, i * p) not in gathered]
+        covered = sorted(j for entry in leaves for j in slow_loop.window(entry, p))
+        assert covered == list(range(length))
+
+
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_nodes_invert_the_order(geometry):
+    config, length = geometry
+    p = config.pooling_factor
+    selection = random_selection(config, length)
+    for h, entries in enumerate(entries_of(selection)[0]):
+        slots = {entry: slot for slot, entry in enumerate(entries)}
+        pooled = [
+            (level, i) for level in range(1, config.levels) for i in range(length // p**level)
+        ]
+        expected = [
+            2 * slots[entry] + (slow_loop.children(entry, p)[0] in slots) if entry in slots else -1
+            for entry in pooled
+        ]
+        assert selection.nodes[0, h].tolist() == expected
+
+
+@pytest.mark.parametrize("geometry", CASES, ids=case_id)
+def test_leaves_sit_before_their_parent(geometry):
+    config, length = geometry
+    p = config.pooling_factor
+    for entries in entries_of(random_selection(config, length))[0]:
+        slots = {entry: slot for slot, entry in enumerate(entries)}
+        for level, j in entries:
+            if config.levels > 1 and level == 0:
+                assert slots[0, j] == slots[1, j // p] - p + j % p
+
+
+@pytest.mark.parametrize("geometry", PINNED, ids=case_id)
+def test_pinning_expands_the_first_entry_of_every_level(geometry):
+    config, length = geometry
+    # Scores that grow with the position would leave the first entries out.
+    scores = torch.arange(length, dtype=torch.float32).expand(1, 1, length)
+    entries = entries_of(select(scores, scores, config))[0][0]
+    assert entries[: config.pooling_factor] == [(0, j) for j in range(config.pooling_factor)]
+
+
+def test_heads_and_batch_elements_select_on_their_own():
+    config, length = case(3, 4, 8, 2, 12)
+    query_scores, key_scores = torch.rand(2, 2, 3, length)
+    together = select(query_scores, key_scores, config)
+    for b in range(2):
+        for h in range(3):
+            one = (slice(b, b + 1), slice(h, h + 1))
+            alone = select(query_scores[one], key_scores[one], config)
+            for whole, part in zip(together, alone, strict=True):
+                assert torch.equal(whole[one], part)
+
+
+def test_strided_scores_select_alike():
+    config, length = case(3, 4, 8, 2, 12)
+    query_scores, key_scores = torch.rand(2, 2, length, 3).transpose(-1, -2)
+    strided = select(query_scores, key_scores, config)
+    contiguous = select(query_scores.contiguous(), key_scores.contiguous(), config)
+    for a, b in zip(strided, contiguous, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_length_that_the_pyramid_cannot_take_is_refused():
+    config, length = case(3, 4, 8, 2, 12)
+    with pytest.raises(ValueError, match=f"seq_len={length + 1}"):
+        select(*torch.rand(2, 1, 1, length + 1), config)
