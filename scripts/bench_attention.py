@@ -1,0 +1,259 @@
+"""Time one Lighthouse layer against dense SDPA and against its floor, SDPA on S tokens alone.
+
+    python scripts/bench_attention.py --out outputs/bench            # the default lengths
+    python scripts/bench_attention.py --shapes 98304:1536 --peers    # N:topk pairs
+
+Needs a CUDA device. Medians by CUDA events over warm runs that rotate among input sets. Writes
+bench.jsonl, bench.md and bench.png to --out and prints the table.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse.attention import ops
+
+SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
+INPUT_SETS = 3
+BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+
+dense = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+
+
+def main() -> None:
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    rows = []
+    with (args.out / "bench.jsonl").open("w") as log, sdpa_kernel(BACKENDS, set_priority=True):
+        for shape in args.shapes.split(","):
+            seq_len, topk = map(int, shape.split(":"))
+            row = bench_shape(args, seq_len, topk)
+            rows.append(row)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(json.dumps(row), flush=True)
+    table = markdown(rows)
+    (args.out / "bench.md").write_text(table)
+    plot(rows, args.out / "bench.png")
+    print(table)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", default=SHAPES, help="N:topk, comma-separated")
+    parser.add_argument("--levels", type=int, default=3)
+    parser.add_argument("--pooling-factor", type=int, default=4)
+    parser.add_argument("--tile", type=int, default=128)
+    parser.add_argument("--scorer", choices=sorted(SCORERS), default="norm")
+    parser.add_argument("--dilation", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--peers", action="store_true", help="also flash-linear-attention's layers")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
+    return parser.parse_args()
+
+
+def bench_shape(args: argparse.Namespace, seq_len: int, topk: int) -> dict:
+    config = LighthouseConfig(
+        args.levels, args.pooling_factor, topk, args.tile, args.scorer, args.dilation
+    )
+    slots = config.sub_sequence_length(seq_len)
+    time = partial(median_ms, repeats=args.repeats)
+    full = [random_qkv(args, seq_len) for _ in range(INPUT_SETS)]
+    short = [random_qkv(args, slots) for _ in range(INPUT_SETS)]
+    row = {
+        "device": torch.cuda.get_device_name(),
+        "N": seq_len,
+        "k": topk,
+        "S": slots,
+        "scorer": args.scorer,
+    }
+    layer = partial(lighthouse_attention, config=config)
+    for name, function, sets in (
+        ("dense", dense, full),
+        ("lighthouse", layer, full),
+        ("floor", dense, short),
+    ):
+        row[f"{name}_fwd"] = time(forward(function), sets)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        row[f"{name}_fwd_bwd"] = time(forward_backward(function), sets)
+        row[f"{name}_peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
+    row["stages"] = bench_stages(config, full, time)
+    if args.peers:
+        row["peers"] = bench_peers(args, seq_len, time)
+    return row
+
+
+def bench_stages(
+    config: LighthouseConfig, sets: list[tuple[Tensor, ...]], time: Callable[..., float]
+) -> dict[str, float]:
+    """The five stages forward, and the backward of each that has one."""
+    seq_len = sets[0][0].shape[2]
+    slots = config.sub_sequence_length(seq_len)
+    pyramid = (config.levels, config.pooling_factor)
+    with torch.no_grad():
+        scores = [SCORERS[config.scorer](*qkv, config) for qkv in sets]
+        nodes = select(*scores[0], config).nodes
+        gathered = [[ops.gather(x, nodes, slots, *pyramid) for x in qkv] for qkv in sets]
+        return {
+            "scores": time(lambda q, k, v: SCORERS[config.scorer](q, k, v, config), sets),
+            "select": time(lambda q, k: select(q, k, config), scores),
+            "gather": time(lambda *x: [ops.gather(t, nodes, slots, *pyramid) for t in x], sets),
+            "sdpa": time(dense, gathered),
+            "scatter": time(lambda q, k, v: ops.scatter(q, nodes, seq_len, *pyramid, 1), gathered),
+            "scatter_bwd": time(
+                lambda q, k, v: ops.scatter_backward(q, nodes, slots, *pyramid, 1), sets
+            ),
+            "gather_bwd": time(
+                lambda *x: [ops.gather_backward(t, nodes, seq_len, *pyramid) for t in x], gathered
+            ),
+        }
+
+
+def bench_peers(
+    args: argparse.Namespace, seq_len: int, time: Callable[..., float]
+) -> dict[str, list[float]]:
+    """Forward and forward+backward ms of the layers a user might pick instead.
+
+    Native sparse attention has 16 query heads on one key head, blocks of 64 and 16 of them.
+    """
+    from fla.ops.gla import chunk_gla
+    from fla.ops.nsa import parallel_nsa
+    from fla.ops.simple_gla import chunk_simple_gla
+
+    def by_time(heads: int, kv_heads: int) -> list[tuple[Tensor, ...]]:
+        shape = argparse.Namespace(**{**vars(args), "heads": heads, "kv_heads": kv_heads})
+        sets = [random_qkv(shape, seq_len) for _ in range(INPUT_SETS)]
+        return [tuple(x.transpose(1, 2).detach().requires_grad_() for x in s) for s in sets]
+
+    decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(args.heads, device="cuda")))
+    gates = F.logsigmoid(torch.randn(1, seq_len, args.heads, args.head_dim, device="cuda"))
+    nsa_gates = torch.rand(1, seq_len, 16, device="cuda", dtype=getattr(torch, args.dtype))
+
+    def simple_gla(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return chunk_simple_gla(q, k, v, g_gamma=decay)[0]
+
+    def gla(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return chunk_gla(q, k, v, gates.to(q.dtype))[0]
+
+    def nsa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return parallel_nsa(
+            q, k, v, nsa_gates, nsa_gates, nsa_gates, block_counts=16, block_size=64
+        )
+
+    times = {}
+    for function, sets in (
+        (simple_gla, by_time(args.heads, args.heads)),
+        (gla, by_time(args.heads, args.heads)),
+        (nsa, by_time(16, 1)),
+    ):
+        name = function.__name__
+        try:
+            times[name] = [time(forward(function), sets), time(forward_backward(function), sets)]
+        except Exception as error:  # one peer that fails should not cost the others' figures
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+    return times
+
+
+def random_qkv(args: argparse.Namespace, length: int) -> tuple[Tensor, ...]:
+    """[1, H, length, D] in the memory layout that torchtitan passes, [1, length, H, D]."""
+    return tuple(
+        torch.randn(
+            1, length, heads, args.head_dim, device="cuda", dtype=getattr(torch, args.dtype)
+        )
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads in (args.heads, args.kv_heads, args.kv_heads)
+    )
+
+
+def forward(function: Callable[..., Tensor]) -> Callable[..., object]:
+    return torch.no_grad()(function)
+
+
+def forward_backward(function: Callable[..., Tensor]) -> Callable[..., object]:
+    def run(*inputs: Tensor) -> object:
+        out = function(*inputs)
+        # A gradient like the output, not ones: real data, without a pass to make it.
+        return torch.autograd.grad(out, inputs, out.detach())
+
+    return run
+
+
+def median_ms(function: Callable[..., object], sets: list, repeats: int) -> float:
+    for inputs in sets:
+        function(*inputs)
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for i, (start, end) in enumerate(events):
+        start.record()
+        function(*sets[i % len(sets)])
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in events)
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = [
+        "| N | k | S | dense fwd | LH fwd | × | floor | dense fwd+bwd | LH fwd+bwd | × | floor |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        cells = [f"{r['N']:,}", f"{r['k']:,}", f"{r['S']:,}"]
+        for kind in ("fwd", "fwd_bwd"):
+            dense_ms, ours, floor = (r[f"{n}_{kind}"] for n in ("dense", "lighthouse", "floor"))
+            ratios = f"{dense_ms / ours:.1f}", f"{floor:.2f} ({dense_ms / floor:.1f}×)"
+            cells += [f"{dense_ms:.2f}", f"{ours:.2f}", *ratios]
+        lines.append("| " + " | ".join(cells) + " |")
+    stages = list(rows[0]["stages"])
+    lines += ["", "| N | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
+    for r in rows:
+        times = (f"{r['stages'][stage]:.3f}" for stage in stages)
+        lines.append(f"| {r['N']:,} | " + " | ".join(times) + " |")
+    lines += ["", "| N | GiB dense | lighthouse | floor | peers: fwd / fwd+bwd |", "|---" * 5 + "|"]
+    for r in rows:
+        peaks = (f"{r[f'{n}_peak_gib']:.2f}" for n in ("dense", "lighthouse", "floor"))
+        peers = ", ".join(f"{n} {f:.2f} / {b:.2f}" for n, (f, b) in r.get("peers", {}).items())
+        lines.append(f"| {r['N']:,} | " + " | ".join(peaks) + f" | {peers or '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    lengths = [r["N"] for r in rows]
+    names = {"dense": "dense SDPA", "lighthouse": "Lighthouse", "floor": "SDPA on S tokens"}
+    panels = {"fwd": "forward", "fwd_bwd": "forward + backward"}
+    for axis, (kind, title) in zip(axes, panels.items(), strict=True):
+        for name, label in names.items():
+            style = "--" if name == "floor" else "o-"
+            axis.plot(lengths, [r[f"{name}_{kind}"] for r in rows], style, label=label)
+        axis.set(xscale="log", yscale="log", xlabel="N (tokens)", title=title)
+        axis.set_xticks(lengths, [f"{n // 1024}K" for n in lengths], rotation=45)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("ms per layer")
+    axes[0].legend()
+    figure.suptitle(rows[0]["device"])
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
