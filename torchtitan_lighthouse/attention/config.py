@@ -43,8 +43,10 @@ class LighthouseConfig:
             powers = _neighbours(p, [2**e for e in range(1, max(p, 2).bit_length() + 1)])
             raise _refusal("pooling_factor", p, "must be a power of two", *powers)
         if self.tile < 2 or self.tile % 2:
-            evens = {max(2, self.tile // 2 * 2), max(2, self.tile // 2 * 2 + 2)}
-            raise _refusal("tile", self.tile, "must be even and at least 2", *evens)
+            divisors = [d for d in range(2, self.topk + 1, 2) if self.topk % d == 0]
+            nearest = _neighbours(self.tile, divisors or [2, self.tile + 1])
+            rule = f"must be even, at least 2 and divide topk={self.topk}"
+            raise _refusal("tile", self.tile, rule, *nearest)
         if self.topk < self.tile or self.topk % self.tile:
             rule = f"must be a multiple of tile={self.tile}"
             raise _refusal("topk", self.topk, rule, *_multiples(self.topk, self.tile))

@@ -43,7 +43,8 @@ def lighthouse_attention(
     _validate_shapes(q, k, v)
     seq_len = q.shape[2]
     config.validate_seq_len(seq_len)
-    attention = attention or F.scaled_dot_product_attention
+    if attention is None:
+        attention = F.scaled_dot_product_attention
     enable_gqa = q.shape[1] != k.shape[1]
     if config.levels == 1:
         return attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)

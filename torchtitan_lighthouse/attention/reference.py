@@ -71,6 +71,8 @@ def _expand_best(
 
     expanded = [torch.zeros_like(q, dtype=torch.bool) for q, _ in pooled]
     expanded.append(torch.ones_like(expanded[-1][..., ::pooling_factor]))
+    if levels == 1:
+        return expanded
     coarsest = torch.arange(expanded[levels - 1].shape[-1], device=query_scores.device)
     candidates = coarsest.view(topk // tile, -1).expand(*query_scores.shape[:2], -1, -1)
     children = torch.arange(pooling_factor, device=query_scores.device)

@@ -92,7 +92,7 @@ def slots_to_windows(
     out = torch.empty(batch, seq_len, heads, dim, dtype=y.dtype, device=y.device)
     piece = seq_len // pieces
     block_d = triton.next_power_of_2(dim)
-    block_n = max(16, 8192 // block_d)
+    block_n = max(16, 2048 // block_d)
     grid = (batch * pieces * triton.cdiv(piece, block_n) * heads,)
     _slots_to_windows_kernel[grid](
         rows.data,
@@ -110,5 +110,6 @@ def slots_to_windows(
         MEAN=mean,
         BLOCK_N=block_n,
         BLOCK_D=block_d,
+        num_warps=2,
     )
     return out.transpose(1, 2)
