@@ -1,0 +1,88 @@
+"""``metrics.jsonl`` in a run's dump folder: one JSON object per line, for every logged step.
+
+Each has ``step``; ``time`` and ``started``, Unix seconds of now and of the launch; ``stage``,
+"lighthouse" or "dense"; and the metrics under torchtitan's names. A launch that continues a run
+appends to its file, so after a crash some steps are there twice: ``read_metrics`` sorts that out.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to the metrics of a dump folder, made where it is missing."""
+
+    def __init__(self, dump_folder: str | Path) -> None:
+        path = Path(dump_folder, METRICS_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._started = time.time()
+        self._file = path.open("a+b", buffering=0)
+        size = self._file.seek(0, 2)
+        self._file.seek(max(size - 1, 0))
+        if self._file.read() not in (b"", b"\n"):
+            # The last launch was killed while it wrote a line.
+            self._file.write(b"\n")
+
+    def append(self, step: int, stage: str, metrics: dict[str, Any]) -> None:
+        """Write one line, in one call: a kill leaves whole lines."""
+        times = {"time": time.time(), "started": self._started}
+        record = {"step": step, **times, "stage": stage, **metrics}
+        self._file.write(json.dumps(record).encode() + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
+    """The metrics of a run, one dict per logged step, in step order.
+
+    A step that was repeated after a crash is the repeated one, and steps that the run has gone
+    back behind and not reached again are left out.
+
+    Raises:
+        FileNotFoundError: the folder has no metrics.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    with Path(dump_folder, METRICS_FILE).open() as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # cut short by a kill
+                continue
+            while records and next(reversed(records)) > record["step"]:
+                records.popitem()
+            records.setdefault(record["step"], {}).update(record)
+    return list(records.values())
+
+
+def training_seconds(records: list[dict[str, Any]]) -> list[float]:
+    """Seconds of running up to each of ``read_metrics``'s records, the time between launches and
+    what a crash lost not counted."""
+    seconds: list[float] = []
+    before = 0.0
+    for i, record in enumerate(records):
+        if i and record["started"] != records[i - 1]["started"]:
+            before = seconds[-1]
+        seconds.append(before + record["time"] - record["started"])
+    return seconds
+
+
+def continue_metrics(dump_folder: str | Path, checkpoint: str | Path) -> None:
+    """Begin a new run's metrics with those of the run whose ``checkpoint`` it continues.
+
+    Args:
+        checkpoint: the ``<dump folder>/<checkpoint folder>/step-N`` that is loaded. The metrics up
+            to step N are taken; there are none where a checkpoint was moved elsewhere.
+    """
+    step = Path(checkpoint).name.removeprefix("step-")
+    source = Path(checkpoint).absolute().parents[1]
+    target = Path(dump_folder, METRICS_FILE)
+    if target.exists() or not step.isdecimal() or not Path(source, METRICS_FILE).exists():
+        return
+    history = [record for record in read_metrics(source) if record["step"] <= int(step)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(json.dumps(record) + "\n" for record in history))

@@ -1,0 +1,112 @@
+"""The ``[lighthouse]`` and ``[tokenizer]`` sections, and the command line that reads them."""
+
+# torchtitan merges sections by their types: annotations here must stay types, not strings.
+
+import sys
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from torchtitan.config import ConfigManager
+from torchtitan.config import JobConfig as TitanJobConfig
+
+from torchtitan_lighthouse.attention.config import LighthouseConfig
+
+
+@dataclass
+class Lighthouse:
+    """Lighthouse attention in training.
+
+    Raises:
+        ValueError: a field has the wrong type; torchtitan checks no types in TOML.
+    """
+
+    enable: bool = True
+    """Train with Lighthouse attention; false trains dense SDPA from the first step."""
+
+    steps: int = -1
+    """Lighthouse attention for steps 1 to this one, dense SDPA after it; -1: always Lighthouse."""
+
+    levels: int = LighthouseConfig.levels
+    """L, the levels of the pyramid, the tokens being the finest; 1 is dense attention."""
+
+    pooling_factor: int = LighthouseConfig.pooling_factor
+    """p, how many entries of one level are pooled into one of the next; a power of two."""
+
+    topk: int = LighthouseConfig.topk
+    """k, how many entries each level above the tokens expands, per sequence and head."""
+
+    tile: int = LighthouseConfig.tile
+    """m, how many of them each tile of the stratified selection expands; even, divides topk."""
+
+    scorer: str = LighthouseConfig.scorer
+    """What ranks the entries: "norm", "dilated" or "gla"."""
+
+    dilation: int = LighthouseConfig.dilation
+    """δ of the dilated scorer: positions congruent modulo this attend among themselves."""
+
+    dense_layers: list[int] = field(default_factory=lambda: [0, 1, -2, -1])
+    """Layers that stay dense throughout; negative numbers count from the last layer."""
+
+    pin_first: bool = LighthouseConfig.pin_first
+    """Always expand the first entry of every level, so that every position has an output."""
+
+    # Not annotated, hence no field and no option. LighthouseTrainer sets it on its job's section:
+    # under torchtitan's own trainer no one would switch the stage.
+    two_stage_trainer = False
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check_type(f.name, getattr(self, f.name), f.type)
+
+    def attention_config(self) -> LighthouseConfig:
+        """The numbers of the method.
+
+        Raises:
+            ValueError: a number breaks its rule (see ``LighthouseConfig``).
+        """
+        return LighthouseConfig(**{f.name: getattr(self, f.name) for f in fields(LighthouseConfig)})
+
+
+@dataclass
+class Tokenizer:
+    """How text becomes tokens."""
+
+    name: Literal["byte", "huggingface"] = "byte"
+    """"byte" needs no files; "huggingface" reads ``model.hf_assets_path``."""
+
+
+@dataclass
+class JobConfig:
+    """What this package adds to torchtitan's ``JobConfig``."""
+
+    lighthouse: Lighthouse = field(default_factory=Lighthouse)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+
+
+class LighthouseConfigManager(ConfigManager):
+    """torchtitan's ConfigManager with this package's sections already merged in."""
+
+    def __init__(self) -> None:
+        super().__init__(self._merge_configs(TitanJobConfig, JobConfig))
+
+    def parse_args(self, args: list[str] | None = None) -> TitanJobConfig:
+        """Read the TOML file and the command line.
+
+        Args:
+            args: by default the process's own. (torchtitan 0.2.2's default is bound at import.)
+
+        Raises:
+            ValueError: an unknown key, or a wrong type in ``[lighthouse]``.
+        """
+        return super().parse_args(sys.argv[1:] if args is None else args)
+
+
+def _check_type(name: str, value: object, expected: object) -> None:
+    # bool is an int to Python, but `topk = true` is a mistake.
+    if expected == list[int]:
+        right = isinstance(value, list) and all(type(v) is int for v in value)
+    else:
+        right = type(value) is expected
+    if not right:
+        expected_name = getattr(expected, "__name__", "") if expected != list[int] else expected
+        raise ValueError(f"lighthouse.{name} = {value!r} must be of type {expected_name}")

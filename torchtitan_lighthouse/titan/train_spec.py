@@ -1,0 +1,39 @@
+"""The train spec ``llama3_lighthouse``: torchtitan's ``llama3`` with this package's parts."""
+
+from dataclasses import replace
+
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config import JobConfig
+from torchtitan.models import llama3
+from torchtitan.protocols.train_spec import TrainSpec
+
+from torchtitan_lighthouse.titan.checks import check_job, check_vocabulary
+from torchtitan_lighthouse.titan.dataloader import build_dataloader
+from torchtitan_lighthouse.titan.flavors import FLAVORS
+from torchtitan_lighthouse.titan.metrics import build_metrics_processor
+from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
+from torchtitan_lighthouse.titan.tokenizer import build_tokenizer
+
+
+def get_train_spec() -> TrainSpec:
+    """torchtitan's own spec, but for what Lighthouse attention and its data need."""
+    return replace(
+        llama3.get_train_spec(),
+        model_args=FLAVORS,
+        parallelize_fn=parallelize_lighthouse,
+        build_tokenizer_fn=build_checked_tokenizer,
+        build_dataloader_fn=build_dataloader,
+        build_metrics_processor_fn=build_metrics_processor,
+    )
+
+
+def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
+    """The job's tokenizer, the first thing that a trainer builds: hence the place to refuse a job.
+
+    Raises:
+        ValueError: the job cannot train (see ``checks``).
+    """
+    check_job(job_config)
+    tokenizer = build_tokenizer(job_config)
+    check_vocabulary(tokenizer, FLAVORS[job_config.model.flavor])
+    return tokenizer
