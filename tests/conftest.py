@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-# Without a GPU the Triton kernels run in Triton's interpreter, which reads this when they are defined.
+# Without a GPU the kernels run in Triton's interpreter, which reads this when they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

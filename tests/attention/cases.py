@@ -65,7 +65,9 @@ def random_qkv(
     return q, k, v
 
 
-def random_selection(config: LighthouseConfig, length: int, batch: int = 1, heads: int = 2):
+def random_selection(
+    config: LighthouseConfig, length: int, batch: int = 1, heads: int = 2
+) -> Selection:
     return select(*torch.rand(2, batch, heads, length), config)
 
 
@@ -78,6 +80,11 @@ def entries_of(selection: Selection) -> list[list[list[Entry]]]:
 def ones_attention(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
     """Stands in for SDPA; scattered, it counts the entries that reach each position."""
     return torch.ones_like(q)
+
+
+def values_attention(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
+    """Stands in for SDPA, rounds nothing and saves nothing."""
+    return v
 
 
 def requires_grad(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,5 +1,6 @@
 """lighthouse_attention against the slow loop, forward and backward, and against itself."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from tests.attention.cases import (
     random_qkv,
     random_selection,
     requires_grad,
+    values_attention,
 )
 from torchtitan_lighthouse import LighthouseConfig, lighthouse_attention
 
@@ -34,7 +36,7 @@ INPUTS = {
 }
 
 
-def _run(function, qkv: tuple[Tensor, ...], upstream: Tensor) -> list[Tensor]:
+def _run(function, qkv: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
     """The output and the gradients of q, k and v."""
     leaves = requires_grad(*qkv)
     out = function(*leaves)
@@ -148,6 +150,29 @@ def test_low_precision_is_as_near_to_float64_as_its_roundings_allow(geometry, di
         error, allowed = (a.double() - e).abs(), (r.to(dtype).double() - e).abs()
         assert error.max() <= 2 * allowed.max(), name
         assert error.mean() <= 1.25 * allowed.mean(), name
+
+
+def test_gather_and_scatter_round_once():
+    """bfloat16 sums taken in more than bfloat16, forward and backward."""
+    config, length = case(4, 4, 2, 2, 3)
+    qkv = random_qkv(length, dtype=torch.bfloat16)
+    upstream = torch.randn_like(qkv[0])
+    selection = random_selection(config, length)
+    actual_v, exact_v = requires_grad(qkv[2], qkv[2].double())
+    out = lighthouse_attention(
+        *qkv[:2], actual_v, config, attention=values_attention, selection=selection
+    )
+    out.backward(upstream)
+
+    exact = []
+    for v, entries in zip(exact_v[0], entries_of(selection)[0], strict=True):
+        rows = slow_loop.gather(v, entries, config.pooling_factor).bfloat16()
+        exact.append(slow_loop.scatter(rows.double(), entries, config.pooling_factor, length))
+    torch.stack(exact)[None].backward(upstream.double())
+
+    one_rounding = torch.finfo(torch.bfloat16).eps / 2 * (1 + 1e-6)
+    for a, e in ((out, torch.stack(exact)[None]), (actual_v.grad, exact_v.grad)):
+        assert ((a.double() - e).abs() <= one_rounding * e.abs()).all()
 
 
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)], ids=["H2:2", "H4:2"])

@@ -12,6 +12,7 @@ from tests.attention.cases import (
     random_qkv,
     random_selection,
     requires_grad,
+    values_attention,
 )
 from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention
 
@@ -27,11 +28,6 @@ def test_gradcheck_at_a_fixed_selection(geometry, heads):
     assert torch.autograd.gradcheck(attend, requires_grad(*random_qkv(length, heads=heads, dim=2)))
 
 
-def _values(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
-    """Stands in for SDPA and saves nothing."""
-    return v
-
-
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_only_tensors_of_the_sub_sequence_are_saved(scorer):
     config = LighthouseConfig(levels=3, pooling_factor=4, topk=16, tile=8, scorer=scorer)
@@ -44,7 +40,7 @@ def test_only_tensors_of_the_sub_sequence_are_saved(scorer):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        out = lighthouse_attention(q, k, v, config, attention=_values)
+        out = lighthouse_attention(q, k, v, config, attention=values_attention)
     assert saved
 
     gathered_bytes = q.nbytes * config.sub_sequence_length(length) // length

@@ -1,0 +1,128 @@
+"""Every file in train_configs is read by the real ConfigManager and describes a job that can be."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torchtitan.hf_datasets.text_datasets import DATASETS
+from torchtitan.protocols.train_spec import get_train_spec
+
+from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.flavors import lighthouse_layers
+from torchtitan_lighthouse.titan.stages import has_switch, stage_at
+
+FOLDER = Path(__file__).parents[1] / "train_configs"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
+PAPER = "lighthouse_530m_98k"
+STAGE_1, STAGE_2 = f"{PAPER}_stage1", f"{PAPER}_stage2"
+
+
+def load(name):
+    return LighthouseConfigManager().parse_args(["--job.config_file", f"{FOLDER / name}.toml"])
+
+
+@pytest.fixture(params=NAMES)
+def job(request, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no earlier run has left checkpoints
+    return load(request.param)
+
+
+@pytest.fixture
+def text(job):
+    return Path(job.job.config_file).read_text()
+
+
+def test_there_is_one_for_every_way_to_train():
+    ways = {"quickstart", PAPER, STAGE_1, STAGE_2, "dense_530m_98k", "lighthouse_llama3_8b_131k"}
+    assert ways <= set(NAMES)
+
+
+def test_geometry_fits_and_is_as_the_comment_says(job, text):
+    comment = re.search(r"# S = (?P<formula>\d+/\d+ \+ \d+·\d+·\d+) = (?P<length>\d+) ", text)
+    if not job.lighthouse.enable:
+        assert comment is None
+        return
+    config = job.lighthouse.attention_config()
+    length = config.sub_sequence_length(job.training.seq_len)
+    N, L, p, k = job.training.seq_len, config.levels, config.pooling_factor, config.topk
+    assert comment["formula"] == f"{N}/{p ** (L - 1)} + {L - 1}·{p}·{k}"
+    assert int(comment["length"]) == length < N
+
+
+def test_the_model_builds_and_has_the_layers_that_stay_dense(job):
+    spec = get_train_spec(job.model.name)
+    args = spec.model_args[job.model.flavor]
+    args.update_from_config(job)
+    with torch.device("meta"):
+        model = spec.model_cls(args)
+    args.get_nparams_and_flops(model, job.training.seq_len)
+    if job.lighthouse.enable:
+        assert lighthouse_layers(len(model.layers), job.lighthouse.dense_layers)
+
+
+def test_the_job_passes_the_checks_of_a_launch(job):
+    job.lighthouse.two_stage_trainer = True
+    if job.checkpoint.initial_load_path:
+        (checkpoint := Path(job.checkpoint.initial_load_path)).mkdir(parents=True)
+        model = {"weight": torch.zeros(1), "train_state.step": torch.zeros(1)}
+        torch.distributed.checkpoint.save(model, checkpoint_id=checkpoint, no_dist=True)
+    check_job(job)
+
+
+def test_the_data_set_is_registered(job):
+    assert job.training.dataset in DATASETS
+
+
+def test_the_checkpoint_before_the_switch_is_made_and_kept(job):
+    steps, checkpoint = job.lighthouse.steps, job.checkpoint
+    assert checkpoint.enable
+    assert not checkpoint.last_save_model_only
+    if has_switch(job.lighthouse, job.training.steps):
+        assert steps % checkpoint.interval == 0
+        assert (job.training.steps - steps) // checkpoint.interval < checkpoint.keep_latest_k
+
+
+@pytest.mark.parametrize("name", ["quickstart", PAPER, "lighthouse_llama3_8b_131k"])
+def test_one_launch_has_both_stages(name):
+    job = load(name)
+    assert has_switch(job.lighthouse, job.training.steps)
+
+
+def test_two_launches_are_the_one_launch_cut_at_the_switch():
+    one, first, second = (load(name).to_dict() for name in (PAPER, STAGE_1, STAGE_2))
+    assert first["training"]["steps"] == one["lighthouse"]["steps"]
+    assert second["training"]["steps"] == one["training"]["steps"]
+    assert second["checkpoint"]["initial_load_path"] == (
+        f"{first['job']['dump_folder']}/checkpoint/step-{first['training']['steps']}"
+    )
+    assert not second["checkpoint"]["initial_load_model_only"]
+    for stage in (first, second):
+        assert stage["lr_scheduler"].pop("total_steps") == one["training"]["steps"]
+        for section in ("job", "checkpoint"):
+            stage.pop(section)
+        stage["training"]["steps"] = one["training"]["steps"]
+    one["lr_scheduler"].pop("total_steps")
+    assert first == second == {s: v for s, v in one.items() if s not in ("job", "checkpoint")}
+
+
+def test_the_baseline_differs_only_in_being_dense():
+    lighthouse, dense = load(PAPER), load("dense_530m_98k")
+    assert stage_at(1, dense.lighthouse) == "dense"
+    lighthouse, dense = lighthouse.to_dict(), dense.to_dict()
+    for config in (lighthouse, dense):
+        for section in ("job", "lighthouse"):
+            config.pop(section)
+    assert dense == lighthouse
+
+
+def test_the_paper_s_setting_is_the_paper_s():
+    job = load(PAPER)
+    assert (job.training.seq_len, job.training.global_batch_size) == (98_304, 32)
+    assert (job.lighthouse.steps, job.training.steps) == (10_000, 16_000)
+    assert job.lighthouse.dense_layers == [0, 1, 28, 29]
+    optimizer = job.optimizer
+    assert (optimizer.lr, optimizer.beta1, optimizer.beta2) == (2e-3, 0.9, 0.95)
+    assert (optimizer.weight_decay, job.training.max_norm) == (0.1, 1.0)
+    assert (job.lr_scheduler.warmup_steps, job.lr_scheduler.decay_ratio) == (2000, 0.0)

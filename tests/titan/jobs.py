@@ -1,0 +1,113 @@
+"""The job of the plugin's tests: four tiny layers, the middle two of them Lighthouse layers."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.metrics_log import read_metrics
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+
+TOML = """
+[model]
+name = "llama3_lighthouse"
+flavor = "tiny_byte"
+
+[lighthouse]
+levels = 3
+pooling_factor = 2
+topk = 16
+tile = 8
+dense_layers = [0, -1]
+
+[training]
+dataset = "local"
+seq_len = 256
+local_batch_size = 2
+steps = 24
+mixed_precision_param = "float32"
+
+[optimizer]
+lr = 3e-3
+
+[lr_scheduler]
+warmup_steps = 4
+total_steps = 24
+
+[metrics]
+log_freq = 1
+
+[activation_checkpoint]
+mode = "none"
+
+[debug]
+seed = 0
+"""
+
+
+def options(**fields) -> list[str]:
+    """Command-line options from section__field=value."""
+    args = []
+    for name, value in fields.items():
+        option = "--" + name.replace("__", ".")
+        if isinstance(value, bool):
+            section, field = option.split(".")
+            args.append(option if value else f"{section}.no-{field}")
+        elif isinstance(value, list):
+            args += [option, *map(str, value)]
+        else:
+            args += [option, str(value)]
+    return args
+
+
+def parse(folder: Path, toml: str = TOML, **fields) -> JobConfig:
+    """The job as the real ConfigManager reads it from a file and options."""
+    return LighthouseConfigManager().parse_args(_arguments(folder, toml, fields))
+
+
+def launch(
+    folder: Path, *, ranks: int = 1, program: str = "torchtitan_lighthouse.train", **fields
+) -> subprocess.Popen:
+    """Start the trainer on CPU in processes of its own; its output is a text pipe."""
+    torchrun = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
+    torchrun += ["--rdzv-endpoint", "localhost:0", "-m", program]
+    return subprocess.Popen(
+        [sys.executable, "-m", *torchrun, *_arguments(folder, TOML, fields)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def train(folder: Path, **settings) -> dict[int, dict]:
+    """Train to the end, leave the output in output.txt, and return the metrics of each step."""
+    process = launch(folder, **settings)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    (folder / "output.txt").write_text(output)
+    return {record["step"]: record for record in read_metrics(folder)}
+
+
+def losses(metrics: dict[int, dict], *, after: int = 0) -> dict[int, float]:
+    """The loss of every step after one."""
+    return {n: m["loss_metrics/global_avg_loss"] for n, m in metrics.items() if n > after}
+
+
+def _arguments(folder: Path, toml: str, fields: dict) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path, corpus = folder / "job.toml", folder / "corpus.txt"
+    path.write_text(toml)
+    corpus.write_text(_corpus())
+    folders = {"job__dump_folder": folder, "training__dataset_path": corpus}
+    return options(job__config_file=path, **folders, **fields)
+
+
+def _corpus() -> str:
+    """1.7 MB of lines that a tiny model learns something of within a few steps."""
+    words = ("lighthouse", "harbour", "tide", "keeper", "lantern", "fog", "reef", "gull")
+    choose = random.Random(0).choices
+    return "".join(" ".join(choose(words, k=8)) + ".\n" for _ in range(30_000))

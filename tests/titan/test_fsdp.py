@@ -1,0 +1,78 @@
+"""Activation checkpointing and torch.compile under FSDP over two gloo ranks, in both stages."""
+
+import json
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from tests.titan.jobs import parse
+from tests.titan.models import CHECKPOINTING, build_model, loss, tokens
+from torchtitan_lighthouse.titan.stages import AttentionSwitch
+
+RANKS = 2
+COMBINATIONS = {
+    **{name: {**fields} for name, fields in CHECKPOINTING.items()},
+    **{
+        f"{name}-compiled": {
+            **CHECKPOINTING[name],
+            "compile__enable": True,
+            "compile__backend": "aot_eager",
+        }
+        for name in ("none", "selective", "full")
+    },
+}
+
+
+def train_in_both_stages(job_config, rank, ranks):
+    """Losses of two Lighthouse steps, two dense ones and one more under Lighthouse attention."""
+    torch._dynamo.reset()
+    model = build_model(job_config, ranks)
+    switch = AttentionSwitch([model])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    curve = []
+    for stage in ("lighthouse", "lighthouse", "dense", "dense", "lighthouse"):
+        switch.use(stage)
+        step_loss = loss(model, tokens(rank))
+        step_loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.append(step_loss.item())
+    return curve
+
+
+def train_every_combination(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
+    )
+    torch.set_num_threads(1)
+    curves = {
+        name: train_in_both_stages(parse(folder / f"{rank}", **fields), rank, RANKS)
+        for name, fields in COMBINATIONS.items()
+    }
+    (folder / f"curves-{rank}.json").write_text(json.dumps(curves))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def curves(tmp_path_factory):
+    """The curve of each combination, for each rank."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        multiprocessing.spawn(train_every_combination, args=(folder,), nprocs=RANKS)
+    return [json.loads((folder / f"curves-{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_loss_does_not_depend_on_checkpointing_or_compile(curves, combination):
+    for rank in range(RANKS):
+        assert curves[rank][combination] == curves[rank]["none"]
+
+
+@pytest.mark.trainer
+def test_ranks_see_different_data_and_learn(curves):
+    first, second = (curves[rank]["none"] for rank in range(RANKS))
+    assert first != second
+    assert first[-1] < first[0]

@@ -1,0 +1,265 @@
+"""The stage in every place that metrics go to, and a metrics.jsonl that survives crashes."""
+
+import json
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torchtitan.components.metrics import TensorBoardLogger
+from torchtitan.distributed import ParallelDims
+
+from torchtitan_lighthouse.metrics_log import (
+    METRICS_FILE,
+    MetricsLog,
+    continue_metrics,
+    read_metrics,
+    training_seconds,
+)
+from torchtitan_lighthouse.titan import metrics
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.metrics import build_metrics_processor, set_wandb_defaults
+
+
+@pytest.fixture
+def one_rank():
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_settings(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # What the code under test sets is taken back by restoring a copy.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def job(folder, *args):
+    return LighthouseConfigManager().parse_args(
+        ["--job.dump_folder", str(folder), "--model.flavor", "tiny_byte", *args]
+    )
+
+
+def build(job_config):
+    dims = ParallelDims(dp_replicate=1, dp_shard=1, cp=1, tp=1, pp=1, ep=1, etp=1, world_size=1)
+    processor = build_metrics_processor(job_config, dims)
+    processor.num_flops_per_token = 1
+    return processor
+
+
+def log(processor, step, loss=1.0):
+    processor.data_loading_times.append(0.1)
+    processor.ntokens_since_last_log = 10
+    processor.log(step, loss, loss, 0.5, extra_metrics={"lr": 0.25})
+
+
+def write(folder, *records, started=0.0):
+    folder.mkdir(exist_ok=True)
+    with (folder / METRICS_FILE).open("a") as file:
+        for step, values in records:
+            record = {"step": step, "time": started + step, "started": started, **values}
+            file.write(json.dumps(record) + "\n")
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
+    processor = build(job(tmp_path))
+    log(processor, 1, 2.5)
+    processor.set_stage("dense")
+    log(processor, 2, 3.5)
+    processor.log_validation(4.5, 2)
+    processor.close()
+    first, second = read_metrics(tmp_path)
+    assert (first["step"], first["stage"], first["lighthouse/stage"]) == (1, "lighthouse", 1)
+    assert (second["step"], second["stage"], second["lighthouse/stage"]) == (2, "dense", 0)
+    assert first["loss_metrics/global_avg_loss"] == 2.5
+    assert second["loss_metrics/global_avg_loss"] == 3.5
+    assert second["validation_metrics/loss"] == 4.5
+    assert first["lr"] == 0.25
+    assert first["started"] == second["started"] <= first["time"] <= second["time"]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_console_line_is_torchtitans_and_the_stage(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        processor = build(job(tmp_path, "--metrics.disable_color_printing"))
+        log(processor, 1, 2.5)
+        processor.set_stage("dense")
+        processor.log_validation(4.5, 2)
+        processor.close()
+    train, validation = caplog.messages[-2:]
+    assert train.startswith("step:  1  loss:  2.50000  grad_norm:  0.5000")
+    assert train.endswith("%  stage: lighthouse")
+    assert validation.startswith("validate step:  2  loss:  4.5000")
+    assert validation.endswith("stage: dense")
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize(
+    ("flags", "stage"),
+    [([], "lighthouse"), (["--lighthouse.no-enable"], "dense")],
+    ids=["lighthouse", "dense baseline"],
+)
+def test_a_run_starts_in_the_stage_of_its_first_step(flags, stage, tmp_path):
+    processor = build(job(tmp_path, *flags))
+    log(processor, 1)
+    assert read_metrics(tmp_path)[0]["stage"] == stage
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_only_the_rank_that_logs_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_get_metrics_rank", lambda *_: 1)
+    processor = build(job(tmp_path))
+    log(processor, 1)
+    processor.close()
+    assert not (tmp_path / METRICS_FILE).exists()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_tensorboard_gets_the_stage(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(TensorBoardLogger, "log", lambda self, *args: written.append(args))
+    processor = build(job(tmp_path, "--metrics.enable_tensorboard"))
+    log(processor, 7)
+    ((values, step),) = written
+    assert step == 7
+    assert values["lighthouse/stage"] == 1
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_wandb_runs_offline_without_a_key(tmp_path):
+    wandb = pytest.importorskip("wandb")
+    processor = build(job(tmp_path, "--metrics.enable_wandb"))
+    assert processor.logger._inner.number_of_loggers == 1
+    run = wandb.run
+    log(processor, 3)
+    log(processor, 4)  # wandb closes step 3 only now
+    assert run.settings._offline
+    assert (run.name, run.group) == (tmp_path.name, "tiny_byte-2048")
+    assert run.tags == ("lighthouse", "norm", "L3-p4-k1536")
+    assert run.summary["lighthouse/stage"] == 1
+    assert run.summary["loss_metrics/global_avg_loss"] == 1.0
+    assert run.step == 4
+    processor.close()
+    assert list(tmp_path.rglob("*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "tags"),
+    [
+        (["--lighthouse.scorer", "dilated"], "lighthouse,dilated,L3-p4-k1536"),
+        (["--lighthouse.no-enable"], "dense"),
+    ],
+    ids=["lighthouse", "dense baseline"],
+)
+def test_runs_to_compare_share_a_group_and_differ_in_tags(flags, tags, tmp_path):
+    set_wandb_defaults(job(tmp_path / "my run", "--training.seq_len", "98304", *flags))
+    assert os.environ["WANDB_RUN_GROUP"] == "tiny_byte-98304"
+    assert os.environ["WANDB_RUN_NAME"] == "my run"
+    assert os.environ["WANDB_TAGS"] == tags
+
+
+def test_wandb_settings_of_the_user_are_kept(tmp_path):
+    os.environ.update(
+        WANDB_RUN_NAME="mine", WANDB_RUN_GROUP="ours", WANDB_RUN_TAGS="a,b", WANDB_MODE="online"
+    )
+    set_wandb_defaults(job(tmp_path))
+    assert os.environ["WANDB_RUN_NAME"] == "mine"
+    assert os.environ["WANDB_RUN_GROUP"] == "ours"
+    assert os.environ["WANDB_MODE"] == "online"
+    assert os.environ["WANDB_TAGS"] == "a,b"
+    assert "WANDB_RUN_TAGS" not in os.environ
+
+
+@pytest.mark.parametrize("key", ["environment", "netrc", "none"])
+@pytest.mark.parametrize("answer", ["200", "404", "no route"])
+def test_wandb_is_online_with_a_key_and_a_server_that_answers(key, answer, tmp_path, monkeypatch):
+    asked = []
+
+    def urlopen(url, timeout):
+        asked.append(url)
+        if answer == "no route":
+            raise OSError
+        if answer == "404":
+            raise metrics.HTTPError(url, 404, "not found", {}, None)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(metrics, "urlopen", urlopen)
+    os.environ["WANDB_BASE_URL"] = "https://wandb.example.org"
+    if key == "environment":
+        os.environ["WANDB_API_KEY"] = "0" * 40
+    if key == "netrc":
+        netrc = tmp_path / ".netrc"
+        netrc.write_text("machine wandb.example.org login user password secret\n")
+        netrc.chmod(0o600)
+    set_wandb_defaults(job(tmp_path))
+    online = key != "none" and answer != "no route"
+    assert os.environ.get("WANDB_MODE") == (None if online else "offline")
+    assert asked == ([] if key == "none" else ["https://wandb.example.org"])
+
+
+def test_a_relaunch_appends_and_mends_a_line_that_a_kill_cut(tmp_path):
+    log_file = MetricsLog(tmp_path)
+    log_file.append(1, "lighthouse", {"loss": 1.0})
+    log_file.close()
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 2, "lo')
+    log_file = MetricsLog(tmp_path)
+    log_file.append(2, "dense", {"loss": 2.0})
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0)]
+
+
+def test_repeated_steps_count_once_and_steps_gone_back_behind_not_at_all(tmp_path):
+    write(tmp_path, *((step, {"loss": 0}) for step in range(1, 10)))
+    write(tmp_path, *((step, {"loss": 1}) for step in range(5, 8)), started=100.0)
+    records = read_metrics(tmp_path)
+    assert [(r["step"], r["loss"]) for r in records] == [
+        *((step, 0) for step in range(1, 5)),
+        *((step, 1) for step in range(5, 8)),
+    ]
+
+
+def test_seconds_leave_out_the_time_between_launches(tmp_path):
+    write(tmp_path, (1, {}), (2, {}), (3, {}), started=1000.0)
+    write(tmp_path, (3, {}), (4, {}), started=5000.0)
+    assert training_seconds(read_metrics(tmp_path)) == [1.0, 2.0, 5.0, 6.0]
+
+
+def test_a_run_that_continues_another_begins_with_its_metrics(tmp_path):
+    write(tmp_path / "one", (10, {"loss": 1}), (20, {"loss": 2}), (30, {"loss": 3}))
+    checkpoint = tmp_path / "one" / "checkpoint" / "step-20"
+    continue_metrics(tmp_path / "two", checkpoint)
+    write(tmp_path / "two", (30, {"loss": 4}), started=50.0)
+    continue_metrics(tmp_path / "two", checkpoint)
+    assert [r["loss"] for r in read_metrics(tmp_path / "two")] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("checkpoint", ["moved/step-20", "one/checkpoint/best"])
+def test_a_checkpoint_without_a_history_begins_an_empty_one(checkpoint, tmp_path):
+    write(tmp_path / "one", (10, {}))
+    continue_metrics(tmp_path / "two", tmp_path / checkpoint)
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("model_only", [True, False], ids=["weights only", "full resume"])
+def test_only_a_full_resume_continues_the_metrics(model_only, tmp_path):
+    write(tmp_path / "one", (20, {}))
+    path = str(tmp_path / "one" / "checkpoint" / "step-20")
+    flag = "" if model_only else "no-"
+    processor = build(
+        job(
+            tmp_path / "two",
+            *("--checkpoint.enable", "--checkpoint.initial_load_path", path),
+            f"--checkpoint.{flag}initial_load_model_only",
+        )
+    )
+    log(processor, 30)
+    steps = [r["step"] for r in read_metrics(tmp_path / "two")]
+    assert steps == ([30] if model_only else [20, 30])

@@ -1,0 +1,116 @@
+"""The chart of ``scripts/plot_loss.py``."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from torchtitan_lighthouse.metrics_log import METRICS_FILE
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_loss.py"
+
+
+@pytest.fixture(scope="module")
+def plot_loss():
+    spec = importlib.util.spec_from_file_location("plot_loss", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def charts(plot_loss, monkeypatch):
+    """The panels of the charts that were drawn, as [steps, time] pairs of axes."""
+    drawn, close = [], plt.close
+    monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure.axes))
+    yield drawn
+    close("all")
+
+
+def write_run(folder, steps, switch, *, loss=lambda step: 1 / step, started=0.0):
+    folder.mkdir()
+    records = [
+        {
+            "step": step,
+            "time": started + 2.0 * step,
+            "started": started,
+            "stage": "lighthouse" if step <= switch else "dense",
+            "loss_metrics/global_avg_loss": loss(step),
+        }
+        for step in steps
+    ]
+    (folder / METRICS_FILE).write_text("".join(json.dumps(r) + "\n" for r in records))
+    return str(folder)
+
+
+def lines(axes):
+    """(x, y) of the raw and smoothed lines, run after run."""
+    return [line.get_data() for line in axes.get_lines() if len(line.get_xdata()) > 2]
+
+
+def switches(axes):
+    return [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"]
+
+
+def test_a_png_beside_the_metrics_whose_path_is_printed(plot_loss, tmp_path, capsys):
+    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60)])
+    png = tmp_path / "run" / "loss.png"
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.strip() == str(png)
+
+
+def test_both_panels_show_every_loss_and_the_switch(plot_loss, charts, tmp_path):
+    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60)])
+    ((by_step, by_time),) = charts
+    (steps, loss), _ = lines(by_step)
+    assert np.array_equal(steps, range(1, 101))
+    assert np.array_equal(loss, 1 / steps)
+    assert switches(by_step) == [61]
+    (seconds, _), _ = lines(by_time)
+    assert by_time.get_xlabel() == "training time (minutes)"
+    assert np.allclose(seconds * 60, 2 * steps)
+    assert switches(by_time) == [2 * 61 / 60]
+
+
+def test_the_smoothed_line_averages_each_stage_by_itself(plot_loss, charts, tmp_path):
+    run = write_run(tmp_path / "run", range(1, 41), 20, loss=lambda step: 5.0 if step > 20 else 1.0)
+    plot_loss.main([run, "--smooth", "9"])
+    _, (steps, mean) = lines(charts[0][0])
+    assert np.allclose(mean, np.where(steps > 20, 5.0, 1.0))
+
+
+def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(plot_loss, charts, tmp_path):
+    run = write_run(tmp_path / "run", range(1, 41), 38, loss=float)
+    plot_loss.main([run, "--smooth", "9"])
+    _, (_, mean) = lines(charts[0][0])
+    assert np.isclose(mean[10], 11.0)
+    assert np.allclose(mean[38:], 39.5)
+
+
+def test_runs_are_overlaid_in_their_own_colours_and_named(plot_loss, charts, tmp_path):
+    runs = [
+        write_run(tmp_path / "lighthouse", range(10, 101, 10), 50),
+        write_run(tmp_path / "baseline", range(10, 101, 10), 0),
+    ]
+    plot_loss.main([*runs, "--out", str(tmp_path / "charts" / "both.png")])
+    assert (tmp_path / "charts" / "both.png").exists()
+    ((by_step, by_time),) = charts
+    colours = [line.get_color() for line in by_step.get_lines() if len(line.get_xdata()) > 2]
+    assert colours == ["C0", "C0", "C1", "C1"]
+    assert switches(by_step) == [60]
+    texts = [text.get_text() for text in by_time.get_legend().get_texts()]
+    assert texts == ["lighthouse", "baseline", "switch to dense"]
+
+
+def test_labels_replace_the_folders_names(plot_loss, charts, tmp_path, capsys):
+    runs = [write_run(tmp_path / name, range(1, 9), 0) for name in "ab"]
+    plot_loss.main([*runs, "--labels", "one", "two"])
+    texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
+    assert texts == ["one", "two"]
+    with pytest.raises(SystemExit):
+        plot_loss.main([*runs, "--labels", "one"])
+    assert re.search(r"--labels has 1 names for 2 runs", capsys.readouterr().err)

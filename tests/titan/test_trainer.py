@@ -1,0 +1,193 @@
+"""The trainer end to end, in processes of its own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import checkpoint as dcp
+from torchtitan.models.llama3 import Transformer
+
+from tests.titan.jobs import launch, losses, train
+from torchtitan_lighthouse.metrics_log import METRICS_FILE, read_metrics
+from torchtitan_lighthouse.titan.flavors import FLAVORS
+
+pytestmark = pytest.mark.trainer
+
+SWITCH, LAST = 12, 24
+TWO_STAGES = {
+    "ranks": 2,
+    "lighthouse__steps": SWITCH,
+    "checkpoint__enable": True,
+    "checkpoint__interval": 6,
+    "checkpoint__last_save_model_only": False,
+}
+STOCK = {
+    "program": "torchtitan.train",
+    "job__custom_config_module": "torchtitan_lighthouse.titan.config",
+    "experimental__custom_import": "torchtitan_lighthouse.titan",
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The folder and the metrics of both stages in one launch on two ranks."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, train(folder, **TWO_STAGES)
+
+
+def test_two_stages(uninterrupted):
+    _, metrics = uninterrupted
+    stages = [metrics[step]["stage"] for step in range(1, LAST + 1)]
+    assert stages == ["lighthouse"] * SWITCH + ["dense"] * (LAST - SWITCH)
+    curve = losses(metrics)
+    assert curve[SWITCH] < curve[1]
+    assert curve[LAST] < curve[SWITCH]
+
+
+@pytest.mark.parametrize(
+    ("step", "flops_per_token"), [(SWITCH, 7_527_168), (SWITCH + 1, 7_527_168 + 589_824)]
+)
+def test_reported_flops_follow_the_stage(uninterrupted, step, flops_per_token):
+    record = uninterrupted[1][step]
+    assert record["tflops"] * 1e12 / record["throughput(tps)"] == pytest.approx(flops_per_token)
+
+
+def test_switch_is_logged_and_has_time_to_compile(uninterrupted):
+    output = (uninterrupted[0] / "output.txt").read_text()
+    around_switch = [
+        f"step: {SWITCH} ",
+        "timeout for all ProcessGroups to 0:05:00",
+        f"Step {SWITCH + 1}: training with dense SDPA",
+        f"step: {SWITCH + 1} ",
+        "timeout for all ProcessGroups to 0:01:40",
+    ]
+    assert re.search(".*".join(around_switch), output, re.DOTALL)
+
+
+@pytest.mark.parametrize("step", [SWITCH - 6, SWITCH + 6], ids=["before", "after"])
+def test_resume_around_the_switch_continues_the_curve(uninterrupted, tmp_path, step):
+    folder, metrics = uninterrupted
+    checkpoint = f"checkpoint/step-{step}"
+    shutil.copytree(folder / checkpoint, tmp_path / checkpoint)
+    assert losses(train(tmp_path, **TWO_STAGES)) == losses(metrics, after=step)
+
+
+def test_second_launch_continues_at_the_switch(uninterrupted, tmp_path):
+    folder, metrics = uninterrupted
+    resumed = train(
+        tmp_path,
+        **TWO_STAGES,
+        checkpoint__initial_load_path=folder / f"checkpoint/step-{SWITCH}",
+        checkpoint__initial_load_model_only=False,
+    )
+    assert losses(resumed, after=SWITCH) == losses(metrics, after=SWITCH)
+
+
+def test_killed_run_continues_from_its_last_checkpoint(uninterrupted, tmp_path):
+    torchrun = launch(tmp_path, **TWO_STAGES)
+    for line in torchrun.stdout:
+        if "step: 14" in line:
+            break
+    workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+    for worker in workers:
+        os.kill(int(worker), signal.SIGKILL)
+    torchrun.communicate(timeout=60)
+    steps = [json.loads(line)["step"] for line in logged(tmp_path)]
+    assert 14 <= steps[-1] < LAST
+
+    train(tmp_path, **TWO_STAGES)
+    first_after = json.loads(logged(tmp_path)[len(steps)])["step"]
+    assert first_after == steps[-1] // 6 * 6 + 1
+    metrics = {record["step"]: record for record in read_metrics(tmp_path)}
+    assert losses(metrics) == losses(uninterrupted[1])
+
+
+def logged(folder):
+    return (folder / METRICS_FILE).read_text().splitlines()
+
+
+def test_stage1_checkpoint_loads_in_torchtitans_llama3(uninterrupted):
+    folder, _ = uninterrupted
+    stock = Transformer(FLAVORS["tiny_byte"])
+    fresh = {name: p.clone() for name, p in stock.state_dict().items()}
+    state = stock.state_dict()
+    dcp.load(state, checkpoint_id=folder / f"checkpoint/step-{SWITCH}", no_dist=True)
+    stock.load_state_dict(state)
+    assert not any(torch.equal(p, fresh[name]) for name, p in stock.state_dict().items())
+
+
+def test_llama3_checkpoint_starts_a_run(tmp_path):
+    stock = Transformer(FLAVORS["tiny_byte"])
+    with torch.no_grad():
+        stock.init_weights()
+    dcp.save(stock.state_dict(), checkpoint_id=tmp_path / "stock/step-1", no_dist=True)
+    loading = {
+        "checkpoint__enable": True,
+        "checkpoint__initial_load_path": tmp_path / "stock/step-1",
+        "optimizer__lr": 0,
+        "training__steps": 1,
+    }
+    train(tmp_path / "run", **loading)
+    trained = {name: torch.empty_like(p) for name, p in stock.state_dict().items()}
+    dcp.load(trained, checkpoint_id=tmp_path / "run/checkpoint/step-1", no_dist=True)
+    assert all(torch.equal(p, trained[name]) for name, p in stock.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    """The curve of six Lighthouse steps on one rank."""
+    return losses(train(tmp_path_factory.mktemp("one-rank"), training__steps=6))
+
+
+def test_stock_trainer_trains_a_single_stage(one_rank, tmp_path):
+    assert losses(train(tmp_path, **STOCK, training__steps=6)) == one_rank
+
+
+def test_stock_trainer_refuses_two_stages(tmp_path):
+    process = launch(tmp_path, **STOCK, lighthouse__steps=3)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "torchtitan's own trainer cannot switch the stage" in output
+    assert "Building llama3_lighthouse" not in output
+
+
+def test_compiled_with_gradient_accumulation_is_the_same(one_rank, tmp_path):
+    accumulated = train(
+        tmp_path,
+        training__steps=6,
+        training__local_batch_size=1,
+        training__global_batch_size=2,
+        compile__enable=True,
+        activation_checkpoint__mode="selective",
+        activation_checkpoint__selective_ac_option="op",
+    )
+    assert losses(accumulated) == pytest.approx(one_rank, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def seed_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seed")
+    train(folder, checkpoint__enable=True, checkpoint__create_seed_checkpoint=True)
+    return {
+        "lighthouse__steps": 2,
+        "training__steps": 3,
+        "checkpoint__enable": True,
+        "checkpoint__initial_load_path": folder / "checkpoint/step-0",
+    }
+
+
+@pytest.fixture(scope="module")
+def without_parallelism(seed_checkpoint, tmp_path_factory):
+    return losses(train(tmp_path_factory.mktemp("without"), **seed_checkpoint))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+def test_parallel_model_is_the_same(without_parallelism, seed_checkpoint, tmp_path, kind):
+    degree = {f"parallelism__{kind}_parallel_degree": 2}
+    parallel = train(tmp_path, ranks=2, **seed_checkpoint, **degree)
+    assert losses(parallel) == pytest.approx(without_parallelism, rel=1e-5)
