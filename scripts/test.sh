@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint, type-check and test in a virtual environment of its own. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "$0")/venv.sh" dev,wandb
+ruff check .
+ruff format --check .
+mypy
+# The trainer's processes share the cores; one thread each is faster than many.
+OMP_NUM_THREADS=1 python -m pytest "$@"
