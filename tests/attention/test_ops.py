@@ -17,12 +17,17 @@ def _rows(length: int, grad: bool = False) -> torch.Tensor:
     return torch.randn(1, length, 4, 16).transpose(1, 2).requires_grad_(grad)
 
 
+def _grouped() -> tuple[torch.Tensor, ...]:
+    return _rows(LENGTH), _rows(LENGTH)[:, :2], _rows(LENGTH)[:, :2]
+
+
 def _arguments(name: str) -> tuple:
     nodes = random_selection(CONFIG, LENGTH).nodes
     scores = torch.rand(2, 1, 2, LENGTH)
     arguments = {
-        "norm_scores": lambda: (_rows(LENGTH), _rows(LENGTH)[:, :2]),
-        "simple_gla": lambda: (*(_rows(LENGTH) for _ in range(3)), -torch.rand(4)),
+        "norm_scores": lambda: _grouped()[:2],
+        "dilated_scores": lambda: (*_grouped(), 2),
+        "gla_scores": lambda: (*_grouped(), -torch.rand(4)),
         "select": lambda: (*scores, *PYRAMID, CONFIG.topk, CONFIG.tile, True),
         "gather": lambda: (_rows(LENGTH, grad=True), nodes, SLOTS, *PYRAMID),
         "gather_backward": lambda: (_rows(SLOTS), nodes, LENGTH, *PYRAMID),
@@ -43,7 +48,8 @@ def _to(device: str, value: object) -> object:
     "name",
     [
         "norm_scores",
-        "simple_gla",
+        "dilated_scores",
+        "gla_scores",
         "select",
         "gather",
         "gather_backward",

@@ -1,7 +1,7 @@
 """The ops as PyTorch sees them: schemas, implementations, autograd formulas.
 
-Each op has its plain implementation on every device and its Triton kernel on CUDA, where Triton is
-installed. Callers name the op, never the implementation. All ops but the scores need two levels.
+Each op has a plain implementation on every device, and most a Triton kernel on CUDA where Triton
+is installed. Callers name the op, never the implementation. All but the scores need two levels.
 """
 
 from collections.abc import Callable
@@ -25,40 +25,38 @@ _PYRAMID = "int levels, int pooling_factor"
 def _define(
     name: str, schema: str, fake: Callable, implementation: str, **options: Any
 ) -> Callable:
-    """An op that ``reference`` and ``kernels`` both implement, under one name and signature."""
+    """An op that ``reference`` implements, and ``kernels`` where it helps, by one signature."""
     qualified = f"lighthouse::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(qualified, fake)
     for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
-        if module is not None:
+        if hasattr(module, implementation):
             function = partial(getattr(module, implementation), **options)
             torch.library.impl(qualified, device, function)
     op: Callable = getattr(torch.ops.lighthouse, name).default
     return op
 
 
-def _norm_scores_fake(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def _scores_fake(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     scores = torch.empty(k.shape[:-1], dtype=torch.float32, device=k.device)
     return scores, torch.empty_like(scores)
 
 
+_SCORES = "(Tensor query_scores, Tensor key_scores)"
 norm_scores = _define(
-    "norm_scores",
-    "(Tensor q, Tensor k) -> (Tensor query_scores, Tensor key_scores)",
-    _norm_scores_fake,
-    "norm_scores",
+    "norm_scores", f"(Tensor q, Tensor k) -> {_SCORES}", _scores_fake, "norm_scores"
 )
-
-
-def _simple_gla_fake(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
-    return torch.empty(q.shape, dtype=torch.float32, device=q.device)
-
-
-simple_gla = _define(
-    "simple_gla",
-    "(Tensor q, Tensor k, Tensor v, Tensor log_decay) -> Tensor",
-    _simple_gla_fake,
-    "simple_gla",
+dilated_scores = _define(
+    "dilated_scores",
+    f"(Tensor q, Tensor k, Tensor v, int dilation) -> {_SCORES}",
+    _scores_fake,
+    "dilated_scores",
+)
+gla_scores = _define(
+    "gla_scores",
+    f"(Tensor q, Tensor k, Tensor v, Tensor log_decay) -> {_SCORES}",
+    _scores_fake,
+    "gla_scores",
 )
 
 
@@ -154,7 +152,7 @@ def _register_transpose(name: str, transpose: Callable) -> None:
 _register_transpose("gather", gather_backward)
 _register_transpose("scatter", scatter_backward)
 
-SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, simple_gla, select, gather})
+SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, dilated_scores, gla_scores, select, gather})
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
 
 The selection, so that a recompute cannot select differently, with the scores that nothing else

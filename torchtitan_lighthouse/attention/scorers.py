@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import ops
@@ -30,43 +29,20 @@ def norm(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Ten
 
 def dilated(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
     """‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, among positions congruent modulo δ."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = (
-            x.unflatten(2, (-1, config.dilation)).movedim(3, 1).flatten(0, 1)
-            for x in (query, key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return out.unflatten(0, (-1, config.dilation)).movedim(1, 3).flatten(2, 3)
-
-    return _norms_of_both_streams(attend, q, k, v)
+    query_scores, key_scores = ops.dilated_scores(q, k, v, config.dilation)
+    return query_scores, key_scores
 
 
 def gla(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
     """‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention with fixed decays."""
     log_decay = gla_log_decay(q.shape[1], q.device)
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return ops.simple_gla(query, key, value, log_decay)
-
-    return _norms_of_both_streams(attend, q, k, v)
+    query_scores, key_scores = ops.gla_scores(q, k, v, log_decay)
+    return query_scores, key_scores
 
 
 def gla_log_decay(heads: int, device: torch.device) -> Tensor:
     """log(1 - 2^(-5-h)) for head h, RetNet's fixed decays: half-lives of 22 tokens and up."""
     return torch.log1p(-torch.exp2(-5.0 - torch.arange(heads, device=device)))
-
-
-def _norms_of_both_streams(
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor]:
-    kv_heads = k.shape[1]
-    k, v = (x.repeat_interleave(q.shape[1] // kv_heads, 1) for x in (k, v))
-    query_scores, key_scores = (
-        attend(*streams, v).float().norm(dim=-1).unflatten(1, (kv_heads, -1)).amax(2)
-        for streams in ((q, k), (k, q))
-    )
-    return query_scores, key_scores
 
 
 SCORERS: dict[str, Scorer] = {"norm": norm, "dilated": dilated, "gla": gla}

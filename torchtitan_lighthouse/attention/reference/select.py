@@ -1,0 +1,124 @@
+"""Stratified selection and its post-order."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtitan_lighthouse.attention.reference.nodes import entry_slots
+
+
+def select(
+    query_scores: Tensor,
+    key_scores: Tensor,
+    levels: int,
+    pooling_factor: int,
+    topk: int,
+    tile: int,
+    pin_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Stratified top-k from the coarsest level down, and the post-order of what it gathers.
+
+    Args:
+        query_scores, key_scores: float [B, H, N].
+
+    Returns:
+        level, index: int32 [B, H, S], in gathered order.
+        nodes: int32 [B, H, Σ_{ℓ≥1} N/p^ℓ].
+    """
+    expanded = _expand_best(query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first)
+    nodes = _post_order(expanded, levels, pooling_factor)
+    seq_len = query_scores.shape[-1]
+    slots = seq_len // pooling_factor ** (levels - 1) + (levels - 1) * pooling_factor * topk
+    level, index = _in_order(nodes, seq_len, slots, levels, pooling_factor)
+    return level, index, nodes
+
+
+def _expand_best(
+    query_scores: Tensor,
+    key_scores: Tensor,
+    levels: int,
+    pooling_factor: int,
+    topk: int,
+    tile: int,
+    pin_first: bool,
+) -> list[Tensor]:
+    """Which entries are expanded: bool [B, H, N/p^ℓ] for ℓ = 0..L, all of a root level L above."""
+    # Ties must not depend on the sign of a zero.
+    query_scores, key_scores = query_scores + 0.0, key_scores + 0.0
+    if pin_first:
+        query_scores[..., 0] = math.inf
+    pooled = [(query_scores, key_scores)]
+    for _ in range(1, levels):
+        finer = pooled[-1]
+        pooled.append(tuple(s.unflatten(-1, (-1, pooling_factor)).amax(-1) for s in finer))
+
+    expanded = [torch.zeros_like(q, dtype=torch.bool) for q, _ in pooled]
+    expanded.append(torch.ones_like(expanded[-1][..., ::pooling_factor]))
+    if levels == 1:
+        return expanded
+    coarsest = torch.arange(expanded[levels - 1].shape[-1], device=query_scores.device)
+    candidates = coarsest.view(topk // tile, -1).expand(*query_scores.shape[:2], -1, -1)
+    children = torch.arange(pooling_factor, device=query_scores.device)
+    for level in range(levels - 1, 0, -1):
+        query, key = (
+            s.gather(-1, candidates.flatten(2)).view_as(candidates) for s in pooled[level]
+        )
+        chosen = torch.zeros_like(candidates, dtype=torch.bool)
+        for scores in (query, key):
+            chosen.scatter_(-1, _best_of_rest(scores, chosen)[..., : tile // 2], True)
+        expanded[level].scatter_(-1, candidates.flatten(2), chosen.flatten(2))
+        chosen_first = chosen.sort(dim=-1, descending=True, stable=True).indices
+        parents = candidates.gather(-1, chosen_first[..., :tile])
+        candidates = (parents.unsqueeze(-1) * pooling_factor + children).flatten(3)
+    return expanded
+
+
+def _best_of_rest(scores: Tensor, taken: Tensor) -> Tensor:
+    """Places by falling score, lower index first among equals; those already taken come last."""
+    by_score = scores.sort(dim=-1, descending=True, stable=True).indices
+    free_first = taken.gather(-1, by_score).sort(dim=-1, stable=True).indices
+    return by_score.gather(-1, free_first)
+
+
+def _post_order(expanded: list[Tensor], levels: int, pooling_factor: int) -> Tensor:
+    """The nodes table: each entry's slot is the number of gathered entries that end before it.
+
+    At level ℓ the gathered entries inside the first T tokens are p for each entry expanded at
+    level ℓ+1 there, and the finished children of the one that T cuts. Of entries that end together
+    the coarser comes later, hence T - 1 for the levels above.
+    """
+    before = [F.pad(e.cumsum(-1), (1, 0)) for e in expanded]
+    cut = [F.pad(e, (0, 1)) for e in expanded]
+
+    def gathered_within(level: int, tokens: Tensor) -> Tensor:
+        parent = tokens // pooling_factor ** (level + 1)
+        children = tokens // pooling_factor**level % pooling_factor
+        return (
+            before[level + 1][..., parent] * pooling_factor + cut[level + 1][..., parent] * children
+        )
+
+    nodes = [expanded[0].new_empty((*expanded[0].shape[:2], 0), dtype=torch.int32)]
+    for level in range(1, levels):
+        window = pooling_factor**level
+        entries = expanded[level].shape[-1]
+        end = torch.arange(1, entries + 1, device=expanded[0].device) * window
+        slot = sum(gathered_within(n, end if n <= level else end - 1) for n in range(levels)) - 1
+        present = expanded[level + 1].repeat_interleave(pooling_factor, -1)[..., :entries]
+        nodes.append(torch.where(present, 2 * slot + expanded[level], -1).to(torch.int32))
+    return torch.cat(nodes, -1)
+
+
+def _in_order(
+    nodes: Tensor, seq_len: int, slots: int, levels: int, pooling_factor: int
+) -> tuple[Tensor, Tensor]:
+    """Level and index of the entry in each slot: int32 [B, H, S] each."""
+    # One slot more than there are takes the entries that are not gathered.
+    level, index = (nodes.new_empty(*nodes.shape[:2], slots + 1) for _ in range(2))
+    for n in range(levels):
+        slot = entry_slots(nodes, n, seq_len, levels, pooling_factor) % (slots + 1)
+        level.scatter_(-1, slot, n)
+        entries = torch.arange(slot.shape[-1], device=nodes.device, dtype=torch.int32)
+        index.scatter_(-1, slot, entries.expand_as(slot))
+    return level[..., :slots].contiguous(), index[..., :slots].contiguous()

@@ -1,0 +1,84 @@
+"""Between windows of rows and the slots of the entries that summarise them, in both directions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtitan_lighthouse.attention.reference.nodes import entry_slots
+
+
+def windows_to_slots(
+    x: Tensor,
+    nodes: Tensor,
+    slots: int,
+    levels: int,
+    pooling_factor: int,
+    pieces: int = 1,
+    *,
+    mean: bool,
+    shifted: bool,
+) -> Tensor:
+    """Each gathered entry's sum (or mean) over its window of rows.
+
+    ``shifted`` windows are those of the scatter: [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the
+    entry's piece of the sequence.
+
+    Args:
+        x: [B, Hx, N, D].
+
+    Returns:
+        [B, Hx, S, D] of x's dtype; sums are taken in float32, or float64 for float64 inputs.
+    """
+    batch, heads, seq_len, dim = x.shape
+    nodes = nodes.repeat_interleave(heads // nodes.shape[1], 1)
+    rows = _upcast(x).unflatten(2, (pieces, -1))
+    out = rows.new_empty(batch, heads, slots + 1, dim)
+    for level in range(levels):
+        window = pooling_factor**level
+        shift = window - 1 if shifted else 0
+        sums = F.pad(rows[..., shift:, :], (0, 0, 0, shift)).unflatten(3, (-1, window)).sum(4)
+        if mean:
+            sums = sums / window
+        slot = entry_slots(nodes, level, seq_len, levels, pooling_factor) % (slots + 1)
+        out.scatter_(2, slot.unsqueeze(-1).expand(-1, -1, -1, dim), sums.flatten(2, 3))
+    return out[:, :, :slots].to(x.dtype).contiguous()
+
+
+def slots_to_windows(
+    y: Tensor,
+    nodes: Tensor,
+    seq_len: int,
+    levels: int,
+    pooling_factor: int,
+    pieces: int = 1,
+    *,
+    mean: bool,
+    shifted: bool,
+) -> Tensor:
+    """The transpose of ``windows_to_slots``: each row sums the entries whose window holds it.
+
+    Args:
+        y: [B, Hx, S, D].
+
+    Returns:
+        [B, Hx, N, D] of y's dtype, laid out in memory as [B, N, Hx, D].
+    """
+    batch, heads, _, dim = y.shape
+    nodes = nodes.repeat_interleave(heads // nodes.shape[1], 1)
+    entries = _upcast(y)
+    out = entries.new_zeros(batch, heads, pieces, seq_len // pieces, dim)
+    for level in range(levels):
+        window = pooling_factor**level
+        shift = window - 1 if shifted else 0
+        slot = entry_slots(nodes, level, seq_len, levels, pooling_factor).unsqueeze(-1)
+        rows = entries.gather(2, slot.clamp(min=0).expand(-1, -1, -1, dim))
+        rows = torch.where(slot >= 0, rows, 0.0).unflatten(2, (pieces, -1))
+        if mean:
+            rows = rows / window
+        rows = rows.repeat_interleave(window, 3)
+        out[..., shift:, :] += rows[..., : rows.shape[3] - shift, :]
+    return out.flatten(2, 3).to(y.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _upcast(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
