@@ -30,9 +30,9 @@ def main() -> None:
     rows = []
     for run in args.run:
         name, *options = shlex.split(run)
-        if train(args, name, options):
-            rows.append(summarise(name, read_metrics(args.out / name), args.skip))
-            print(rows[-1], flush=True)
+        train(args, name, options)
+        rows.append(summarise(name, read_metrics(args.out / name), args.skip))
+        print(rows[-1], flush=True)
     table = markdown(rows)
     (args.out / "table.md").write_text(table)
     print(table)
@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, name: str, options: list[str]) -> bool:
-    """Run the trainer; its output goes to NAME.log. False if it failed."""
+def train(args: argparse.Namespace, name: str, options: list[str]) -> None:
+    """Run the trainer; its output goes to NAME.log. A failure ends the comparison."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--nproc-per-node", str(args.nproc), "-m", "torchtitan_lighthouse.train"),
@@ -64,13 +64,8 @@ def train(args: argparse.Namespace, name: str, options: list[str]) -> bool:
     ]
     started = time.time()
     with (args.out / f"{name}.log").open("w") as log:
-        try:
-            subprocess.run(command, stdout=log, stderr=log, timeout=args.timeout, check=True)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            print(f"{name} failed, see {log.name}: {error}", flush=True)
-            return False
+        subprocess.run(command, stdout=log, stderr=log, timeout=args.timeout, check=True)
     print(f"{name}: {time.time() - started:.0f} s in all", flush=True)
-    return True
 
 
 def summarise(name: str, records: list[dict], skip: int) -> dict:

@@ -26,8 +26,11 @@ def _forward_and_backward(function, qkv: tuple[Tensor, ...]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out.square().sum(), leaves)]
 
 
-def _assert_compiled_equals_eager(config: LighthouseConfig, length: int, backend: str) -> None:
+def _assert_compiled_equals_eager(
+    config: LighthouseConfig, length: int, backend: str, device: str = "cpu"
+) -> None:
     qkv = random_qkv(length, batch=2, heads=(4, 2), dim=16, dtype=torch.float32)
+    qkv = tuple(x.to(device) for x in qkv)
 
     def function(q, k, v):
         return lighthouse_attention(q, k, v, config)
@@ -48,9 +51,20 @@ def test_full_graph_of_one_level_equals_eager():
     _assert_compiled_equals_eager(*ONE_LEVEL, "aot_eager")
 
 
-def test_full_graph_by_inductor_equals_eager():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_full_graph_by_inductor_equals_eager(device):
     config, length = case(3, 4, 8, 2, 12)
-    _assert_compiled_equals_eager(config, length, "inductor")
+    _assert_compiled_equals_eager(config, length, "inductor", device)
+
+
+def test_lengths_share_one_dynamic_graph():
+    config, length = case(3, 2, 4, 2, 8)
+    counter = CompileCounterWithBackend("aot_eager")
+    layer = torch.compile(LighthouseAttention(Sdpa(), config), fullgraph=True, backend=counter)
+    for n in (1, 2, 3, 4):
+        qkv = random_qkv(n * length, dtype=torch.float32)
+        torch.testing.assert_close(layer(*qkv), lighthouse_attention(*qkv, config))
+    assert counter.frame_count == 2  # one for the first length, one for all others
 
 
 def test_layers_share_one_graph():

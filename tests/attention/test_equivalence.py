@@ -207,3 +207,11 @@ def test_two_runs_give_equal_bits(dtype):
     function = partial(lighthouse_attention, config=config)
     for a, b in zip(_run(function, qkv, upstream), _run(function, qkv, upstream), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_selection_of_another_sequence_is_refused():
+    config, length = SMALL
+    qkv = random_qkv(length)
+    for selection in (random_selection(config, 2 * length), random_selection(config, length, 1, 4)):
+        with pytest.raises(ValueError, match=r"selection.index .* must be \[B, Hkv, "):
+            lighthouse_attention(*qkv, config, selection=selection)

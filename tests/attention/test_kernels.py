@@ -23,6 +23,7 @@ CASES = [
     case(3, 4, 32, 1, 32),
     case(3, 8, 8, 1, 8),
     case(4, 2, 8, 3, 8),
+    case(4, 2, 6, 2, 7),
     case(5, 2, 8, 1, 12),
     case(6, 2, 2, 2, 3),
 ]
@@ -152,16 +153,16 @@ def test_windows_and_slots(value, heads, shifted, poisoned):
 
 @pytest.mark.parametrize("shifted", SHIFTED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("dim", [32, 80, 128, 256])
+@pytest.mark.parametrize("dim", [33, 80, 128, 256])
 def test_dtypes_and_head_dims(dim, dtype, shifted, poisoned):
     _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, shifted=shifted)
 
 
+@pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
 @pytest.mark.parametrize("pieces", [2, 4])
-@pytest.mark.parametrize("levels", [2, 3, 4])
-def test_pieces(levels, pieces, poisoned):
-    value = case(levels, 2, 8, 4, 12)
-    _check_both(value, (1, 1, 1), 32, torch.float32, shifted=True, pieces=pieces)
+@pytest.mark.parametrize("pyramid", [(2, 4), (3, 2), (4, 2)], ids=str)
+def test_pieces(pyramid, pieces, heads, poisoned):
+    _check_both(case(*pyramid, 8, 4, 9), heads, 32, torch.float32, shifted=True, pieces=pieces)
 
 
 def test_rows_that_are_not_contiguous():
@@ -170,6 +171,15 @@ def test_rows_that_are_not_contiguous():
     rows = torch.randn(1, 1, 32, length, device=DEVICE).transpose(2, 3)
     slots = config.sub_sequence_length(length)
     _check("windows_to_slots", rows, nodes, slots, 3, 2, shifted=False)
+
+
+def test_nodes_that_are_not_contiguous():
+    config, length = case(3, 2, 8, 2, 12)
+    nodes = random_selection(config, length, 2, 4).nodes.to(DEVICE)[:, ::2]
+    slots = config.sub_sequence_length(length)
+    rows = _strided_rows(2, 2, length, 32, torch.float32)
+    _check("windows_to_slots", rows, nodes, slots, 3, 2, shifted=False)
+    _check("slots_to_windows", rows[:, :, :slots], nodes, length, 3, 2, shifted=True)
 
 
 # What only a GPU can show.
@@ -236,10 +246,22 @@ def test_attention_equals_the_plain_ops_on_cpu(dtype):
 
 
 @pytest.mark.gpu
+def test_gla_by_its_kernel():
+    pytest.importorskip("fla")
+    q, k, v = _qkv(1000, heads=4, dim=64)
+    log_decay = -torch.rand(4, device="cuda") / 8
+    arguments = (q, k[:, ::2], v[:, ::2], log_decay)
+    exact = reference.gla_scores(*(x.float() for x in arguments))
+    for actual, expected in zip(kernels.gla_scores(*arguments), exact, strict=True):
+        assert (actual - expected).norm() <= 2 * torch.finfo(q.dtype).eps * expected.norm()
+
+
+@pytest.mark.gpu
 def test_offsets_beyond_32_bits():
     """2.2e9 elements per tensor: a row near the end is where 64-bit arithmetic puts it."""
     length, heads, dim = 2**21 + 2**16, 8, 128
-    config = LighthouseConfig(levels=2, topk=2048, tile=128)
+    # Everything is expanded, so there are more slots than tokens.
+    config = LighthouseConfig(levels=2, pooling_factor=2, topk=length // 2, tile=64)
     x = torch.zeros(1, length, heads, dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
     x[0, :, -4:] = torch.randn(heads, 4, dim, device="cuda")
     query_scores, key_scores = kernels.norm_scores(x, x)
@@ -247,10 +269,16 @@ def test_offsets_beyond_32_bits():
     torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
     selection = select(query_scores, key_scores, config)
     slots = config.sub_sequence_length(length)
-    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 4, mean=True, shifted=False)
-    assert torch.equal(y[0, :, -5:-1], x[0, :, -4:])
-    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 4, mean=False, shifted=True)
-    torch.testing.assert_close(back[0, :, -4:-1], x[0, :, -4:-1])
+    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, mean=True, shifted=False)
+    leaves = y[0, :, [-6, -5, -3, -2]]
+    assert torch.equal(leaves, x[0, :, -4:])
+    parents = y[0, :, [-4, -1]]
+    torch.testing.assert_close(
+        parents, x[0, :, -4:].unflatten(1, (2, 2)).float().mean(2).bfloat16()
+    )
+    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, mean=False, shifted=True)
+    last = leaves[:, 3].float() + parents[:, 1].float()
+    torch.testing.assert_close(back[0, :, -1], last.bfloat16())
 
 
 @pytest.mark.gpu

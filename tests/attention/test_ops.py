@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.attention.cases import SMALL, random_selection
+from torchtitan_lighthouse import select
 from torchtitan_lighthouse.attention import ops
 
 CONFIG, LENGTH = SMALL
@@ -68,6 +69,12 @@ def test_gradient_is_the_transpose(forward):
     rows, *rest = _arguments(forward)
     rows = rows.detach().double().requires_grad_()
     assert torch.autograd.gradcheck(lambda rows: op(rows, *rest), (rows,))
+
+
+def test_scores_are_compared_in_float32():
+    query, key = 1 + torch.rand(2, 1, 2, LENGTH, dtype=torch.float64) * 1e-9
+    in_float64, in_float32 = select(query, key, CONFIG), select(query.float(), key.float(), CONFIG)
+    assert all(torch.equal(a, b) for a, b in zip(in_float64, in_float32, strict=True))
 
 
 def test_pieces_do_not_spill_into_each_other():

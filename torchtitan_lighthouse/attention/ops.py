@@ -32,9 +32,19 @@ def _define(
     for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
         if hasattr(module, implementation):
             function = partial(getattr(module, implementation), **options)
-            torch.library.impl(qualified, device, function)
+            torch.library.impl(qualified, device, _on_device_of_first(function))
     op: Callable = getattr(torch.ops.lighthouse, name).default
     return op
+
+
+def _on_device_of_first(function: Callable) -> Callable:
+    """Triton launches on the current device, which need not be the tensors' own."""
+
+    def run(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *rest)
+
+    return run
 
 
 def _scores_fake(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -156,5 +166,6 @@ SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, dilated_scores, gla_scores,
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
 
 The selection, so that a recompute cannot select differently, with the scores that nothing else
-needs; and the gathered rows, which together are smaller than one tensor of N rows.
+needs; and the gathered rows, 3·S of them, because SDPA's backward reads them. Only the scatter is
+recomputed, one pass over memory: keeping its N rows would cost more than all of these.
 """

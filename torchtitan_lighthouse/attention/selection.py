@@ -36,7 +36,7 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
     0 of every level counts as having the highest query score.
 
     Args:
-        query_scores, key_scores: float [B, H, N]. They carry no gradient.
+        query_scores, key_scores: float [B, H, N], no NaN; compared in float32, without gradient.
 
     Raises:
         ValueError: the pyramid does not fit N, or the two shapes differ.
@@ -49,8 +49,8 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
     config.validate_seq_len(query_scores.shape[-1])
     return Selection(
         *ops.select(
-            query_scores.detach(),
-            key_scores.detach(),
+            query_scores.detach().float(),
+            key_scores.detach().float(),
             config.levels,
             config.pooling_factor,
             config.topk,

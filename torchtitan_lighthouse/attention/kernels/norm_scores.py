@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import Rows, rows_of
+from torchtitan_lighthouse.attention.kernels.layout import rows_of
 
 
 @triton.jit
@@ -60,8 +60,8 @@ def _norm_scores_kernel(
 def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """See ``reference.norm_scores``."""
     batch, heads, seq_len, dim = k.shape
-    query: Rows = rows_of(q)
-    key: Rows = rows_of(k)
+    query = rows_of(q)
+    key = rows_of(k)
     query_scores, key_scores = (
         torch.empty(k.shape[:-1], dtype=torch.float32, device=k.device) for _ in range(2)
     )

@@ -15,7 +15,7 @@ from torchtitan_lighthouse.attention import reference
 from torchtitan_lighthouse.attention.kernels.layout import log2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
 
-_LARGEST_TILE = 16384  # entries of the coarsest level that one program holds in registers
+_MOST_CANDIDATES = 16384  # that one program holds in registers
 
 
 @triton.jit
@@ -209,11 +209,11 @@ def select(
     batch, heads, seq_len = query_scores.shape
     tiles = topk // tile
     coarse = seq_len // pooling_factor ** (levels - 1) // tiles
-    if levels == 1 or coarse > _LARGEST_TILE:
+    fine = pooling_factor * tile
+    if levels == 1 or max(coarse, fine) > _MOST_CANDIDATES:
         return reference.select(
             query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first
         )
-    fine = pooling_factor * tile
     size = coarse + (levels - 1) * fine
     entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
 
@@ -229,8 +229,8 @@ def select(
     block_coarse = triton.next_power_of_2(coarse)
     block_fine = triton.next_power_of_2(fine)
     _expand_kernel[(programs,)](
-        query_scores.float().contiguous(),
-        key_scores.float().contiguous(),
+        query_scores.contiguous(),
+        key_scores.contiguous(),
         counts,
         expanded_index,
         expanded_before,

@@ -68,7 +68,7 @@ def _slots_to_windows_kernel(
         index = ((tokens + SHIFT) >> (LOG_P * level)) - SHIFT
         b_slots = load_nodes(p_nodes, index, PIECE >> (LOG_P * level), piece) >> 1
         b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
-        b_out += b_rows / (1 << (LOG_P * level)) if MEAN else b_rows
+        b_out += b_rows * (1.0 / (1 << (LOG_P * level))) if MEAN else b_rows
 
     p_rows = ((batch * N + piece * PIECE + tokens) * HEADS + head) * D
     mask = (tokens < PIECE)[:, None] & (dims < D)[None, :]
@@ -96,7 +96,7 @@ def slots_to_windows(
     grid = (batch * pieces * triton.cdiv(piece, block_n) * heads,)
     _slots_to_windows_kernel[grid](
         rows.data,
-        nodes,
+        nodes.contiguous(),
         out,
         *rows.strides,
         piece,

@@ -72,12 +72,15 @@ def _windows_to_slots_kernel(
     upper = tl.arange(0, BLOCK_L) + 2
     upper_sums = tl.zeros([BLOCK_L, BLOCK_W, BLOCK_D], dtype=acc_type)
     upper_nodes = tl.zeros([BLOCK_L], dtype=tl.int64)
+    upper_scale = tl.zeros([BLOCK_L], dtype=acc_type)
     for level in tl.static_range(2, LEVELS):
         upper_nodes += tl.where(upper == level, table_offset(N, level, LOG_P), 0)
+        upper_scale += tl.where(upper == level, 1.0 / (1 << (LOG_P * level)), 0.0)
 
     for step in range(steps):
         parents = windows * steps + step
         b_nodes = load_nodes(nodes, parents - SHIFT, PIECE >> LOG_P, piece)  # [BLOCK_W]
+        b_parents = load_nodes(nodes, parents, PIECE >> LOG_P, piece) if SHIFT else b_nodes
         b_sum = tl.zeros([BLOCK_W, BLOCK_D], dtype=acc_type)
         for child in tl.static_range(p):
             tokens = parents * p + child - SHIFT
@@ -89,10 +92,9 @@ def _windows_to_slots_kernel(
             if child < SHIFT:
                 b_leaves = leaf_slots(b_nodes, p - 1, LOG_P)
             else:
-                b_parents = load_nodes(nodes, parents, PIECE >> LOG_P, piece)
                 b_leaves = leaf_slots(b_parents, child - SHIFT, LOG_P)
             _store_rows(out, b_leaves, b_x, dims, D)
-        _store_rows(out, b_nodes >> 1, b_sum / p if MEAN else b_sum, dims, D)
+        _store_rows(out, b_nodes >> 1, b_sum * (1.0 / p) if MEAN else b_sum, dims, D)
 
         if LEVELS > 2:
             upper_sums += tl.where((upper == 2)[:, None, None], b_sum[None, :, :], 0.0)
@@ -111,10 +113,10 @@ def _windows_to_slots_kernel(
                 inside = complete[:, None] & (index >= 0) & (index < entries)
                 p_nodes = nodes + upper_nodes[:, None] + piece * entries + index
                 b_slots = tl.load(p_nodes, mask=inside, other=-1) >> 1  # [BLOCK_L, BLOCK_W]
-                scale = (1 << (LOG_P * upper))[:, None, None] if MEAN else 1
                 m_upper = (b_slots >= 0)[:, :, None] & (dims < D)[None, None, :]
                 p_out = out + b_slots.to(tl.int64)[:, :, None] * D + dims[None, None, :]
-                tl.store(p_out, (upper_sums / scale).to(out.dtype.element_ty), mask=m_upper)
+                rows = upper_sums * upper_scale[:, None, None] if MEAN else upper_sums
+                tl.store(p_out, rows.to(out.dtype.element_ty), mask=m_upper)
                 upper_sums = tl.where(complete[:, None, None], 0.0, upper_sums)
 
 
@@ -141,7 +143,7 @@ def windows_to_slots(
     grid = (batch * pieces * triton.cdiv(windows, block_w) * heads,)
     _windows_to_slots_kernel[grid](
         rows.data,
-        nodes,
+        nodes.contiguous(),
         out,
         *rows.strides,
         slots,
