@@ -1,7 +1,8 @@
 """Draw the training loss of runs, against steps and against time: ``plot_loss.py RUN...``.
 
 A RUN is a dump folder with a metrics.jsonl. Faint lines are the loss of every logged step, strong
-ones its moving mean within a stage; dashed lines mark the switch to dense attention.
+ones its moving mean within a stage; dots are the loss on held-out text, where the run validated;
+dashed lines mark the switch to dense attention.
 """
 
 import argparse
@@ -19,18 +20,23 @@ from matplotlib.lines import Line2D
 from torchtitan_lighthouse.metrics_log import read_metrics, training_seconds
 
 LOSS = "loss_metrics/global_avg_loss"
+HELD_OUT_LOSS = "validation_metrics/loss"
 _TIME_UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))
 _SETTLED = 0.05  # share of a run after which its loss sets the scale: the first steps dwarf it
 
 
 class Curve(NamedTuple):
-    """One run: float arrays with an entry per logged step, and the first index of each stage."""
+    """One run: float arrays with an entry per logged step, and the first index of each stage.
+
+    ``held_out`` is NaN where the run did not validate.
+    """
 
     label: str
     steps: np.ndarray
     seconds: np.ndarray
     loss: np.ndarray
     mean: np.ndarray
+    held_out: np.ndarray
     switches: list[int]
 
 
@@ -66,7 +72,8 @@ def curve(label: str, records: list[dict[str, Any]], window: int) -> Curve:
     parts = [_moving_mean(part, window) for part in np.split(loss, switches)]
     steps = np.array([record["step"] for record in records])
     seconds = np.array(training_seconds(records))
-    return Curve(label, steps, seconds, loss, np.concatenate(parts), switches)
+    held_out = np.array([record.get(HELD_OUT_LOSS, np.nan) for record in records])
+    return Curve(label, steps, seconds, loss, np.concatenate(parts), held_out, switches)
 
 
 def draw(curves: list[Curve], out: Path) -> None:
@@ -82,11 +89,15 @@ def draw(curves: list[Curve], out: Path) -> None:
         for axes, x in zip(panels, (c.steps, c.seconds / length), strict=True):
             axes.plot(x, c.loss, color=f"C{i}", alpha=0.2, linewidth=0.8)
             axes.plot(x, c.mean, color=f"C{i}", linewidth=1.8)
+            validated = np.isfinite(c.held_out)
+            axes.plot(x[validated], c.held_out[validated], "ko-", markersize=2.5, linewidth=0.8)
             for switch in c.switches:
                 axes.axvline(x[switch], color=f"C{i}", linestyle="--", linewidth=1)
-    panels[0].set(xlabel="step", ylabel="training loss (nats per token)", ylim=_scale(curves))
+    panels[0].set(xlabel="step", ylabel="loss (nats per token)", ylim=_scale(curves))
     panels[1].set(xlabel=f"training time ({unit})")
     entries = [Line2D([], [], color=f"C{i}", label=c.label) for i, c in enumerate(curves)]
+    if any(np.isfinite(c.held_out).any() for c in curves):
+        entries.append(Line2D([], [], color="k", marker="o", markersize=2.5, label="held-out text"))
     if any(c.switches for c in curves):
         entries.append(Line2D([], [], color="0.4", linestyle="--", label="switch to dense"))
     panels[1].legend(handles=entries, frameon=False)
