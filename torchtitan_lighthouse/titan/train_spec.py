@@ -8,7 +8,7 @@ from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
 
 from torchtitan_lighthouse.titan.checks import check_job, check_vocabulary
-from torchtitan_lighthouse.titan.dataloader import build_dataloader
+from torchtitan_lighthouse.titan.dataloader import build_dataloader, build_validator
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 from torchtitan_lighthouse.titan.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
@@ -23,6 +23,7 @@ def get_train_spec() -> TrainSpec:
         parallelize_fn=parallelize_lighthouse,
         build_tokenizer_fn=build_checked_tokenizer,
         build_dataloader_fn=build_dataloader,
+        build_validator_fn=build_validator,
         build_metrics_processor_fn=build_metrics_processor,
     )
 
