@@ -16,6 +16,13 @@ from torchtitan_lighthouse.titan.stages import has_switch, stage_at
 FOLDER = Path(__file__).parents[1] / "train_configs"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
 PAPER = "lighthouse_530m_98k"
+# Tokens of a sequence, GPUs that share one, all GPUs.
+CONTEXT_PARALLEL = {
+    "lighthouse_530m_98k_cp2": (98_304, 2, 8),
+    "lighthouse_530m_262k_cp8": (262_144, 8, 8),
+    "lighthouse_530m_1m_cp8": (1_048_576, 8, 32),
+    "lighthouse_llama3_8b_1m": (1_048_576, 8, 64),
+}
 STAGE_1, STAGE_2 = f"{PAPER}_stage1", f"{PAPER}_stage2"
 
 
@@ -36,7 +43,7 @@ def text(job):
 
 def test_there_is_one_for_every_way_to_train():
     ways = {"quickstart", PAPER, STAGE_1, STAGE_2, "dense_530m_98k", "lighthouse_llama3_8b_131k"}
-    assert ways <= set(NAMES)
+    assert ways | set(CONTEXT_PARALLEL) <= set(NAMES)
 
 
 def test_geometry_fits_and_is_as_the_comment_says(job, text):
@@ -84,7 +91,26 @@ def test_the_checkpoint_before_the_switch_is_made_and_kept(job):
         assert (job.training.steps - steps) // checkpoint.interval < checkpoint.keep_latest_k
 
 
-@pytest.mark.parametrize("name", ["quickstart", PAPER, "lighthouse_llama3_8b_131k"])
+@pytest.mark.parametrize("name", CONTEXT_PARALLEL)
+def test_long_sequences_are_shared_and_the_batch_divides(name):
+    job = load(name)
+    seq_len, degree, gpus = CONTEXT_PARALLEL[name]
+    assert (job.training.seq_len, job.parallelism.context_parallel_degree) == (seq_len, degree)
+    groups = gpus // (degree * job.parallelism.tensor_parallel_degree)
+    assert job.training.global_batch_size % (groups * job.training.local_batch_size) == 0
+
+
+def test_context_parallelism_is_all_that_the_paper_s_run_with_it_changes():
+    plain, shared = (load(name).to_dict() for name in (PAPER, "lighthouse_530m_98k_cp2"))
+    plain["parallelism"]["context_parallel_degree"] = 2
+    for config in (plain, shared):
+        config.pop("job")
+    assert shared == plain
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", PAPER, "lighthouse_llama3_8b_131k", *CONTEXT_PARALLEL]
+)
 def test_one_launch_has_both_stages(name):
     job = load(name)
     assert has_switch(job.lighthouse, job.training.steps)

@@ -23,21 +23,24 @@ CHECKPOINTING = {
 }
 
 
-def build_model(job_config: JobConfig, ranks: int = 1) -> Transformer:
+def build_model(job_config: JobConfig, dims: ParallelDims | None = None) -> Transformer:
     """The job's model in the Lighthouse stage, with weights from a fixed seed."""
     args = LighthouseModelArgs(**vars(FLAVORS[job_config.model.flavor]))
     args.update_from_config(job_config)
     with torch.device("meta"):
         model = Transformer(args)
-    dims = ParallelDims(
-        dp_replicate=1, dp_shard=ranks, cp=1, tp=1, pp=1, ep=1, etp=1, world_size=ranks
-    )
-    model = parallelize_lighthouse(model, dims, job_config)
+    model = parallelize_lighthouse(model, dims or parallel_dims(), job_config)
     model.to_empty(device=DEVICE)
     torch.manual_seed(0)
     with torch.no_grad():
         model.init_weights()
     return model
+
+
+def parallel_dims(dp_shard: int = 1, cp: int = 1) -> ParallelDims:
+    """Ranks that share the parameters: ``dp_shard`` groups of ``cp`` that share a sequence."""
+    degrees = {"dp_replicate": 1, "dp_shard": dp_shard, "cp": cp, "tp": 1, "pp": 1}
+    return ParallelDims(**degrees, ep=1, etp=1, world_size=dp_shard * cp)
 
 
 def tokens(rank: int = 0) -> Tensor:

@@ -30,13 +30,15 @@ def refusal(job_config) -> str:
         {"model__flavor": "debugmodel"},
         {"model__flavor": "8B_flex", "lighthouse__enable": False},
         {"parallelism__context_parallel_degree": 2, "lighthouse__enable": False},
+        {"parallelism__context_parallel_degree": 4, "lighthouse__tile": 2},
     ],
-    ids=["single-stage", "all-steps", "larger-vocabulary", "flex-dense", "context-parallel-dense"],
+    ids=["single-stage", "all-steps", "larger-vocabulary", "flex-dense", "cp-dense", "cp"],
 )
 def test_job_is_accepted(tmp_path, fields):
     check_job(parse(tmp_path, **fields))
 
 
+CP4 = {"parallelism__context_parallel_degree": 4, "lighthouse__tile": 2}
 REFUSED = {
     "model-name": ({"model__name": "llama3"}, ["model.name", "'llama3_lighthouse'"]),
     "flavor": ({"model__flavor": "600M"}, ["model.flavor", "'600M'", "530M_byte"]),
@@ -54,9 +56,26 @@ REFUSED = {
     ),
     "steps-beyond-training": ({"lighthouse__steps": 25}, ["steps = 25", "steps = 24", "-1"]),
     "steps-negative": ({"lighthouse__steps": -2}, ["lighthouse.steps = -2", "-1"]),
-    "context-parallel": (
+    "context-parallel-topk": (
         {"parallelism__context_parallel_degree": 2},
-        ["context_parallel_degree = 2", "must be 1"],
+        ["topk=16", "2·W·tile = 2·2·8 = 32", "use 32"],
+    ),
+    "context-parallel-seq-len": (
+        {**CP4, "training__seq_len": 250},
+        ["seq_len=250", "use 224 or 256"],
+    ),
+    "context-parallel-validation-seq-len": (
+        {**CP4, "validation__enable": True, "validation__seq_len": 250},
+        ["seq_len=250", "use 224 or 256"],
+    ),
+    "context-parallel-scorer": ({**CP4, "lighthouse__scorer": "gla"}, ["scorer=gla", "use norm"]),
+    "context-parallel-load-balancer": (
+        {
+            "parallelism__context_parallel_degree": 2,
+            "parallelism__context_parallel_load_balancer": "ptrr",
+            "lighthouse__enable": False,
+        },
+        ["load_balancer = 'ptrr'", "'headtail'"],
     ),
 }
 

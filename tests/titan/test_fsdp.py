@@ -7,7 +7,7 @@ import torch
 from torch import multiprocessing
 
 from tests.titan.jobs import parse
-from tests.titan.models import CHECKPOINTING, build_model, loss, tokens
+from tests.titan.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 RANKS = 2
@@ -27,7 +27,7 @@ COMBINATIONS = {
 def train_in_both_stages(job_config, rank, ranks):
     """Losses of two Lighthouse steps, two dense ones and one more under Lighthouse attention."""
     torch._dynamo.reset()
-    model = build_model(job_config, ranks)
+    model = build_model(job_config, parallel_dims(dp_shard=ranks))
     switch = AttentionSwitch([model])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     curve = []

@@ -175,6 +175,8 @@ def seed_checkpoint(tmp_path_factory):
     train(folder, checkpoint__enable=True, checkpoint__create_seed_checkpoint=True)
     return {
         "lighthouse__steps": 2,
+        # Whole tiles in each piece of two ranks that share a sequence.
+        "lighthouse__tile": 4,
         "training__steps": 3,
         "checkpoint__enable": True,
         "checkpoint__initial_load_path": folder / "checkpoint/step-0",
@@ -183,11 +185,50 @@ def seed_checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def without_parallelism(seed_checkpoint, tmp_path_factory):
-    return losses(train(tmp_path_factory.mktemp("without"), **seed_checkpoint))
+    return train(tmp_path_factory.mktemp("without"), **seed_checkpoint)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "pipeline"])
+def degrees(**kinds):
+    return {f"parallelism__{kind}_parallel_degree": degree for kind, degree in kinds.items()}
+
+
+PARALLEL = {
+    "tensor": {"ranks": 2, **degrees(tensor=2)},
+    "pipeline": {"ranks": 2, **degrees(pipeline=2)},
+    "context-and-tensor": {"ranks": 4, **degrees(context=2, tensor=2)},
+    "context-and-pipeline": {"ranks": 4, **degrees(context=2, pipeline=2)},
+    "context-compiled-accumulated": {
+        "ranks": 2,
+        **degrees(context=2),
+        "training__local_batch_size": 1,
+        "training__global_batch_size": 2,
+        "compile__enable": True,
+        "compile__backend": "aot_eager",
+        "activation_checkpoint__mode": "full",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.context_parallel if "context" in kind else ())
+        for kind in PARALLEL
+    ],
+)
 def test_parallel_model_is_the_same(without_parallelism, seed_checkpoint, tmp_path, kind):
-    degree = {f"parallelism__{kind}_parallel_degree": 2}
-    parallel = train(tmp_path, ranks=2, **seed_checkpoint, **degree)
-    assert losses(parallel) == pytest.approx(without_parallelism, rel=1e-5)
+    parallel = train(tmp_path, **seed_checkpoint, **PARALLEL[kind])
+    assert losses(parallel) == pytest.approx(losses(without_parallelism), rel=1e-5)
+    seen = [[m["n_tokens_seen"] for m in run.values()] for run in (parallel, without_parallelism)]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.context_parallel
+def test_resume_at_another_context_parallel_degree(without_parallelism, seed_checkpoint, tmp_path):
+    """A rank is added at the switch: the checkpoint does not know how many shared a sequence."""
+    full = {"checkpoint__last_save_model_only": False}
+    train(tmp_path, **{**seed_checkpoint, **full, "training__steps": 2})
+    own = {**seed_checkpoint, **full}
+    del own["checkpoint__initial_load_path"]
+    resumed = train(tmp_path, ranks=2, **own, **degrees(context=2))
+    assert losses(resumed, after=2) == pytest.approx(losses(without_parallelism, after=2), rel=1e-5)

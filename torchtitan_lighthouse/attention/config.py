@@ -87,20 +87,53 @@ class LighthouseConfig:
             ValueError: names the nearest lengths that would work.
         """
         unit, shortest = 1, 1
-        rules = []
         if self.levels > 1:
             unit, shortest = self.coarsest_window * self.tiles, self.coarsest_window * self.topk
-            rules.append(
-                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = "
-                f"{self.coarsest_window}·{self.tiles} = {unit} and at least "
-                f"pooling_factor^(levels-1)·topk = {shortest}"
-            )
         if self.scorer == "dilated":
             unit = math.lcm(unit, self.dilation)
-            rules.append(f"must be a multiple of dilation={self.dilation}")
         if seq_len < shortest or seq_len % unit:
             lengths = _multiples(seq_len, unit, at_least=shortest)
-            raise _refusal("seq_len", seq_len, " and ".join(rules), *lengths)
+            raise _refusal("seq_len", seq_len, self._seq_len_rule(), *lengths)
+
+    def _seq_len_rule(self) -> str:
+        window, rules = self.coarsest_window, []
+        if self.levels > 1:
+            rules.append(
+                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = {window}·{self.tiles}"
+                f" = {window * self.tiles} and at least pooling_factor^(levels-1)·topk = "
+                f"{window * self.topk}"
+            )
+        if self.scorer == "dilated":
+            rules.append(f"must be a multiple of dilation={self.dilation}")
+        return " and ".join(rules)
+
+    def validate_context_parallel(self, degree: int, seq_len: int) -> None:
+        """Refuse what ``degree`` ranks, of 2·degree pieces of ``seq_len``, cannot do as one device.
+
+        Scores may read nothing that another rank holds, and each piece needs whole tiles.
+
+        Raises:
+            ValueError: names the nearest values that would work.
+        """
+        if self.scorer != "norm":
+            rule = f"reads tokens that others of the {degree} context-parallel ranks hold"
+            raise _refusal("scorer", self.scorer, rule, "norm")
+        pieces = 2 * degree
+        if self.levels == 1 and seq_len % pieces:
+            rule = f"must be a multiple of 2·W = {pieces} for W = {degree} context-parallel ranks"
+            raise _refusal("seq_len", seq_len, rule, *_multiples(seq_len, pieces))
+        if self.levels > 1 and self.tiles % pieces:
+            unit = pieces * self.tile
+            coarsest = self.level_length(seq_len, self.levels - 1)
+            tiles = range(pieces, coarsest // self.tile + 1, pieces)
+            budgets = [n * self.tile for n in tiles if coarsest % n == 0]
+            nearest = _neighbours(self.topk, budgets) or _multiples(self.topk, unit)
+            rule = (
+                f"must be a multiple of 2·W·tile = 2·{degree}·{self.tile} = {unit} for W = "
+                f"{degree} context-parallel ranks"
+            )
+            raise _refusal("topk", self.topk, rule, *nearest)
+        self.validate_seq_len(seq_len)
 
 
 def _require_type(name: str, value: object, expected: object) -> None:

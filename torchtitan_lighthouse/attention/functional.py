@@ -8,6 +8,11 @@ from torch import Tensor
 
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.context_parallel import (
+    ContextParallel,
+    add_spill,
+    local_config,
+)
 from torchtitan_lighthouse.attention.scorers import SCORERS
 from torchtitan_lighthouse.attention.selection import Selection, select
 
@@ -20,6 +25,7 @@ def lighthouse_attention(
     *,
     attention: Callable[..., Tensor] | None = None,
     selection: Selection | None = None,
+    context_parallel: ContextParallel | None = None,
 ) -> Tensor:
     """Causal attention over the S entries that a selection gathers from the pyramid of q, k and v.
 
@@ -33,6 +39,9 @@ def lighthouse_attention(
         attention: what attends, with the signature of ``F.scaled_dot_product_attention``, which is
             the default; called with ``is_causal=True``.
         selection: the entries to use; by default those that the scorer's scores select.
+        context_parallel: the ranks that share the sequence. N is then the tokens of this rank's
+            two pieces, ``config`` that of the whole sequence, and ``attention`` attends to the
+            pieces of all ranks.
 
     Returns:
         [B, Hq, N, D] of the dtype that ``attention`` returns, in memory as [B, N, Hq, D].
@@ -42,6 +51,8 @@ def lighthouse_attention(
     """
     _validate_shapes(q, k, v)
     seq_len = q.shape[2]
+    if context_parallel is not None:
+        config = local_config(config, context_parallel, seq_len)
     config.validate_seq_len(seq_len)
     if attention is None:
         attention = F.scaled_dot_product_attention
@@ -53,9 +64,13 @@ def lighthouse_attention(
         with torch.no_grad():
             query_scores, key_scores = SCORERS[config.scorer](q, k, v, config)
         selection = select(query_scores, key_scores, config)
+    _validate_selection(selection, k, config)
     q, k, v = (gather(x, selection, config) for x in (q, k, v))
     y = attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
-    return scatter(y, selection, config, seq_len)
+    if context_parallel is None:
+        return scatter(y, selection, config, seq_len)
+    out = scatter(y, selection, config, seq_len, pieces=2)
+    return add_spill(out, y, selection, config, context_parallel)
 
 
 def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:
@@ -82,6 +97,19 @@ def scatter(
         y, selection.nodes, seq_len, config.levels, config.pooling_factor, pieces
     )
     return rows
+
+
+def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfig) -> None:
+    batch, kv_heads, seq_len, _ = k.shape
+    slots = config.sub_sequence_length(seq_len)
+    entries = sum(config.level_length(seq_len, level) for level in range(1, config.levels))
+    for name, length in (("index", slots), ("nodes", entries)):
+        shape = getattr(selection, name).shape
+        if shape != (batch, kv_heads, length):
+            raise ValueError(
+                f"selection.{name} {list(shape)} must be [B, Hkv, {length}] = "
+                f"{[batch, kv_heads, length]}: it was made for another sequence or config"
+            )
 
 
 def _validate_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.functional import lighthouse_attention
 
 
@@ -18,12 +19,20 @@ class LighthouseAttention(nn.Module):
         attention: a module called as ``attention(q, k, v, scale=, enable_gqa=, is_causal=)``, such
             as torchtitan's ``ScaledDotProductAttentionWrapper``.
         config: the pyramid, the budget and the scorer.
+        context_parallel: the ranks that share the sequence (see ``lighthouse_attention``), among
+            which ``attention`` attends too.
     """
 
-    def __init__(self, attention: nn.Module, config: LighthouseConfig) -> None:
+    def __init__(
+        self,
+        attention: nn.Module,
+        config: LighthouseConfig,
+        context_parallel: ContextParallel | None = None,
+    ) -> None:
         super().__init__()
         self.attention = attention
         self.config = config
+        self.context_parallel = context_parallel
 
     def forward(
         self,
@@ -42,4 +51,6 @@ class LighthouseAttention(nn.Module):
         if q.shape[1] != k.shape[1] and not enable_gqa:
             raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
         attention = partial(self.attention, scale=scale)
-        return lighthouse_attention(q, k, v, self.config, attention=attention)
+        return lighthouse_attention(
+            q, k, v, self.config, attention=attention, context_parallel=self.context_parallel
+        )

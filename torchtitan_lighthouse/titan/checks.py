@@ -2,6 +2,7 @@
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
+from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.titan.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.flavors import (
@@ -34,6 +35,7 @@ def check_job(job_config: JobConfig) -> None:
     if model.flavor not in FLAVORS:
         raise ValueError(f"model.flavor = {model.flavor!r} must be one of {', '.join(FLAVORS)}")
     check_checkpoints(job_config)
+    _check_load_balancer(job_config, FLAVORS[model.flavor])
     if job_config.lighthouse.enable:
         _check_steps(job_config)
         _check_attention(job_config, FLAVORS[model.flavor])
@@ -69,6 +71,20 @@ def _check_steps(job_config: JobConfig) -> None:
         )
 
 
+def _check_load_balancer(job_config: JobConfig, model_args: LighthouseModelArgs) -> None:
+    parallelism = job_config.parallelism
+    balancer = parallelism.context_parallel_load_balancer
+    if (
+        parallelism.context_parallel_degree > 1
+        and model_args.attn_type == "sdpa"
+        and balancer != "headtail"
+    ):
+        raise ValueError(
+            f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
+            "order in which SDPA takes the pieces of a sequence"
+        )
+
+
 def _check_attention(job_config: JobConfig, model_args: LighthouseModelArgs) -> None:
     if model_args.attn_type != "sdpa":
         raise ValueError(
@@ -76,15 +92,17 @@ def _check_attention(job_config: JobConfig, model_args: LighthouseModelArgs) -> 
             f"{model_args.attn_type!r}: Lighthouse attention runs on SDPA, so use a flavor with "
             "attn_type 'sdpa', or set lighthouse.enable = false"
         )
-    degree = job_config.parallelism.context_parallel_degree
-    if degree > 1:
-        raise ValueError(
-            f"parallelism.context_parallel_degree = {degree} must be 1 with Lighthouse attention: "
-            "its selection and scatter do not cross ranks yet"
-        )
     section = job_config.lighthouse
     lighthouse_layers(model_args.n_layers, section.dense_layers)
     config = section.attention_config()
-    config.validate_seq_len(job_config.training.seq_len)
-    if job_config.validation.enable:
-        config.validate_seq_len(job_config.validation.seq_len)
+    degree = job_config.parallelism.context_parallel_degree
+    for seq_len in _sequence_lengths(job_config):
+        if degree > 1:
+            logger.warning("Context parallel has run on CPUs only, not yet on several GPUs")
+            config.validate_context_parallel(degree, seq_len)
+        config.validate_seq_len(seq_len)
+
+
+def _sequence_lengths(job_config: JobConfig) -> list[int]:
+    training, validation = job_config.training, job_config.validation
+    return [training.seq_len, *([validation.seq_len] if validation.enable else [])]

@@ -41,13 +41,29 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         """Name the stage of the steps that are logged from here on."""
         self.logger.stage = stage
 
-    def log(self, *args: Any, **kwargs: Any) -> None:
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        # torchtitan 0.2.2 takes the tokens of a sequence for those of each of the ranks that share
+        # it: it counts them that often, and divides a rank's loss by all of them.
+        degree = self.parallel_dims.cp
+        metrics = dict(extra_metrics or {})
+        if "n_tokens_seen" in metrics:
+            metrics["n_tokens_seen"] //= degree
         with _at_line_end(f"  stage: {self.logger.stage}"):
-            super().log(*args, **kwargs)
+            super().log(step, global_avg_loss, global_max_loss * degree, grad_norm, metrics)
 
-    def log_validation(self, *args: Any, **kwargs: Any) -> None:
+    def log_validation(
+        self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None
+    ) -> None:
+        # Here torchtitan 0.2.2 sums the losses of those ranks, but not the tokens it divides by.
         with _at_line_end(f"  stage: {self.logger.stage}"):
-            super().log_validation(*args, **kwargs)
+            super().log_validation(loss / self.parallel_dims.cp, step, extra_metrics)
 
 
 def build_metrics_processor(

@@ -1,0 +1,179 @@
+"""Ranks that share a sequence select, compute and differentiate what one device does."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, multiprocessing
+
+from tests import slow_loop
+from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
+from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig, select
+from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel, local_config
+
+# float64 rounding through one softmax; no other source of difference is allowed.
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+
+# Eight tiles: a tile to each piece of four ranks, two to those of two.
+GEOMETRIES = [
+    case(1, 2, 2, 1, 96),
+    case(2, 4, 2, 8, 3),
+    case(3, 2, 2, 8, 3),
+    case(3, 2, 2, 8, 3, pin_first=False),
+    case(3, 4, 2, 8, 3),
+    case(4, 2, 2, 8, 4),
+]
+HEADS = (4, 2)
+RUNS = [*(("eager", geometry) for geometry in GEOMETRIES), ("compiled", GEOMETRIES[2])]
+
+
+def run_id(value: tuple[str, Case]) -> str:
+    mode, geometry = value
+    return f"{mode}-{case_id(geometry)}"
+
+
+def rows_of(x: Tensor, context_parallel: ContextParallel, dim: int) -> Tensor:
+    """What a rank holds of ``x``."""
+    pieces = x.chunk(2 * context_parallel.size, dim)
+    return torch.cat([pieces[piece] for piece in context_parallel.pieces], dim)
+
+
+def inputs(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """q, k, v and the gradient of the output, the same on every rank."""
+    torch.manual_seed(length)
+    q, k, v = random_qkv(length, heads=HEADS, dtype=dtype)
+    return q, k, v, torch.randn_like(q)
+
+
+def run(module, q: Tensor, k: Tensor, v: Tensor, upstream: Tensor) -> list[Tensor]:
+    """The output and the gradients of q, k and v."""
+    leaves = requires_grad(q, k, v)
+    out = module(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def attend_on_a_rank(rank: int, size: int, folder) -> None:
+    """Save what this rank computes in every run."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
+    torch.set_num_threads(1)
+    context_parallel = ContextParallel.of(distributed.group.WORLD)
+    results = {}
+    for mode, (config, length) in RUNS:
+        attention = AllGatherAttention(context_parallel)
+        module = LighthouseAttention(attention, config, context_parallel)
+        if mode == "compiled":
+            module.compile(fullgraph=True, backend="aot_eager")
+        local = [rows_of(x, context_parallel, 2) for x in inputs(length)]
+        results[run_id((mode, (config, length)))] = run(partial(module, enable_gqa=True), *local)
+    torch.save((context_parallel, results), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"W{size}")
+def ranks(request, tmp_path_factory):
+    """What each of 2 or 4 ranks is and has computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(attend_on_a_rank, args=(request.param, folder), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What the slow loop computes on the whole sequence."""
+
+    def slow(config, q, k, v):
+        if config.levels == 1:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return slow_loop.lighthouse_attention(q, k, v, config)[0]
+
+    return {
+        case_id((config, length)): run(partial(slow, config), *inputs(length))
+        for config, length in GEOMETRIES
+    }
+
+
+@pytest.mark.context_parallel
+@pytest.mark.parametrize("name", RUNS, ids=run_id)
+def test_output_and_gradients_are_those_of_one_device(ranks, expected, name):
+    for context_parallel, results in ranks:
+        whole = expected[case_id(name[1])]
+        for actual, e in zip(results[run_id(name)], whole, strict=True):
+            torch.testing.assert_close(actual, rows_of(e, context_parallel, 2), **EXACT)
+
+
+def test_some_last_entries_are_gathered_and_some_are_not():
+    """So that both cases of what spills over an edge are among those above."""
+    gathered = set()
+    for config, length in GEOMETRIES[1:]:
+        q, k, v, _ = inputs(length)
+        _, selection = slow_loop.lighthouse_attention(q, k, v, config)
+        per_piece = length // config.pooling_factor // 8
+        last = [(1, (piece + 1) * per_piece - 1) for piece in range(8)]
+        gathered |= {entry in entries for entries in selection[0] for entry in last}
+    assert gathered == {True, False}
+
+
+@pytest.mark.parametrize("scores", ["random", "ties"])
+@pytest.mark.parametrize("pin_first", [True, False], ids=["pinned", "unpinned"])
+@pytest.mark.parametrize("size", [1, 2, 4, 8], ids=lambda size: f"W{size}")
+def test_selection_is_that_of_one_device(size, pin_first, scores):
+    config, length = case(3, 4, 8, 32, 12, pin_first=pin_first)
+    streams = torch.rand(2, 2, 2, length)
+    if scores == "ties":
+        streams = (4 * streams).round()
+    whole = select(*streams, config)
+    for rank in range(size):
+        context_parallel = ContextParallel("", rank, size)
+        local = [rows_of(s, context_parallel, -1) for s in streams]
+        numbers = local_config(config, context_parallel, length // size)
+        level, index, _ = select(*local, numbers)
+        first_token = torch.tensor(context_parallel.pieces) * length // (2 * size)
+        first_token[1] -= length // (2 * size)  # where the second piece starts on the rank
+        offset = first_token.repeat_interleave(level.shape[-1] // 2) // 4**level
+        assert torch.equal(level, rows_of(whole.level, context_parallel, -1))
+        assert torch.equal(index + offset, rows_of(whole.index, context_parallel, -1))
+
+
+def test_only_the_first_rank_pins():
+    config, length = GEOMETRIES[2]
+    pins = [
+        local_config(config, ContextParallel("", rank, 4), length // 4).pin_first
+        for rank in range(4)
+    ]
+    assert pins == [True, False, False, False]
+
+
+CONFIG = LighthouseConfig(levels=3, pooling_factor=4, topk=1536, tile=128)
+
+
+@pytest.mark.parametrize(
+    ("fields", "degree", "seq_len", "message"),
+    [
+        pytest.param({}, 4, 98_304, r"topk=1536 .* use 1024 or 2048$", id="topk"),
+        pytest.param({}, 8, 98_304, r"topk=1536 .* use 2048$", id="topk-above"),
+        pytest.param({"topk": 8192}, 24, 98_304, r"topk=8192 .* use 6144$", id="topk-below"),
+        pytest.param({"topk": 2048}, 8, 98_000, r"seq_len=98000 .* use 97792 or 98048$", id="N"),
+        pytest.param({"topk": 4096}, 8, 32_768, r"seq_len=32768 .* use 65536$", id="N-short"),
+        pytest.param({"levels": 1}, 8, 1000, r"seq_len=1000 .* use 992 or 1008$", id="N-dense"),
+        pytest.param({"scorer": "gla"}, 2, 98_304, r"scorer=gla .* use norm$", id="scorer"),
+    ],
+)
+def test_what_ranks_cannot_compute_is_refused(fields, degree, seq_len, message):
+    config = LighthouseConfig(**{**vars(CONFIG), **fields})
+    with pytest.raises(ValueError, match=message):
+        config.validate_context_parallel(degree, seq_len)
+
+
+@pytest.mark.parametrize("topk", [1024, 2048, 6144])
+def test_suggested_budgets_work(topk):
+    config = LighthouseConfig(**{**vars(CONFIG), "topk": topk})
+    config.validate_context_parallel(4, 98_304)
+
+
+@pytest.mark.parametrize("degree", [2, 3, 6])
+def test_the_paper_s_numbers_are_accepted(degree):
+    CONFIG.validate_context_parallel(degree, 98_304)
