@@ -46,8 +46,9 @@ def job(folder, *args):
     )
 
 
-def build(job_config):
-    dims = ParallelDims(dp_replicate=1, dp_shard=1, cp=1, tp=1, pp=1, ep=1, etp=1, world_size=1)
+def build(job_config, cp=1):
+    degrees = {"dp_replicate": 1, "dp_shard": 1, "cp": cp, "tp": 1, "pp": 1, "ep": 1, "etp": 1}
+    dims = ParallelDims(**degrees, world_size=cp)
     processor = build_metrics_processor(job_config, dims)
     processor.num_flops_per_token = 1
     return processor
@@ -83,6 +84,24 @@ def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
     assert second["validation_metrics/loss"] == 4.5
     assert first["lr"] == 0.25
     assert first["started"] == second["started"] <= first["time"] <= second["time"]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_sequence_on_several_ranks_counts_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(metrics, "_get_metrics_rank", lambda *_: 0)
+    with caplog.at_level(logging.INFO):
+        processor = build(job(tmp_path, "--metrics.disable_color_printing"), cp=4)
+        processor.data_loading_times.append(0.1)
+        processor.ntokens_since_last_log = 10
+        # As torchtitan has them: 4 ranks with 512 tokens each, and a rank's loss by all of these.
+        processor.log(1, 2.5, 0.75, 0.5, extra_metrics={"n_tokens_seen": 2048})
+        processor.log_validation(18.0, 1)
+        processor.close()
+    (record,) = read_metrics(tmp_path)
+    assert record["n_tokens_seen"] == 512
+    assert record["loss_metrics/global_avg_loss"] == 2.5
+    assert record["loss_metrics/global_max_loss"] == 3.0
+    assert "loss:  4.5000" in caplog.messages[-1]
 
 
 @pytest.mark.usefixtures("one_rank")
