@@ -96,11 +96,13 @@ def _check_attention(job_config: JobConfig, model_args: LighthouseModelArgs) -> 
     lighthouse_layers(model_args.n_layers, section.dense_layers)
     config = section.attention_config()
     degree = job_config.parallelism.context_parallel_degree
+    if degree > 1:
+        logger.warning("Context parallel has run on CPUs only, not yet on several GPUs")
     for seq_len in _sequence_lengths(job_config):
         if degree > 1:
-            logger.warning("Context parallel has run on CPUs only, not yet on several GPUs")
             config.validate_context_parallel(degree, seq_len)
-        config.validate_seq_len(seq_len)
+        else:
+            config.validate_seq_len(seq_len)
 
 
 def _sequence_lengths(job_config: JobConfig) -> list[int]:
