@@ -2,14 +2,19 @@
 
 # torchtitan merges sections by their types: annotations here must stay types, not strings.
 
+import json
 import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal
 
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+
+JOB_FILE = "job.json"
+"""What the trainer saves the whole config of a run as, in its dump folder."""
 
 
 @dataclass
@@ -99,6 +104,17 @@ class LighthouseConfigManager(ConfigManager):
             ValueError: an unknown key, or a wrong type in ``[lighthouse]``.
         """
         return super().parse_args(sys.argv[1:] if args is None else args)
+
+
+def read_job(file: Path) -> TitanJobConfig:
+    """A job from the JSON that torchtitan's ``job.save_config_file`` has written.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a key that this version does not know.
+    """
+    manager = LighthouseConfigManager()
+    return manager._dict_to_dataclass(manager.config_cls, json.loads(file.read_text()))
 
 
 def _check_type(name: str, value: object, expected: object) -> None:

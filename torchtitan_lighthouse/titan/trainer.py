@@ -10,6 +10,7 @@ from torchtitan.distributed.utils import set_pg_timeouts
 from torchtitan.tools.logging import logger
 from torchtitan.train import Trainer
 
+from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
 from torchtitan_lighthouse.titan.train_spec import build_checked_tokenizer
 
@@ -27,6 +28,7 @@ class LighthouseTrainer(Trainer):
 
     def __init__(self, job_config: JobConfig) -> None:
         job_config.lighthouse.two_stage_trainer = True
+        job_config.job.save_config_file = job_config.job.save_config_file or JOB_FILE
         build_checked_tokenizer(job_config)
         super().__init__(job_config)
         self.attention_switch = AttentionSwitch(self.model_parts)
