@@ -12,16 +12,18 @@ speed-ups over the first run, and writes it to --out beside the runs' dump folde
 import argparse
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from torchtitan_lighthouse.metrics_log import read_metrics
+from torchtitan_lighthouse.runs.launch import train
+from torchtitan_lighthouse.runs.metrics_log import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND
+from torchtitan_lighthouse.runs.table import markdown
 
-TOKENS_PER_SECOND = "throughput(tps)"
-PEAK_MEMORY = "memory/max_reserved(GiB)"
-LOSS = "loss_metrics/global_avg_loss"
+OUT = "outputs/bench_train-%Y%m%d-%H%M%S"
+BENCHMARK = [
+    *("--lighthouse.steps", "-1", "--checkpoint.no-enable"),
+    *("--metrics.log_freq", "1", "--metrics.no-enable_wandb"),
+]
 
 
 def main() -> None:
@@ -30,10 +32,17 @@ def main() -> None:
     rows = []
     for run in args.run:
         name, *options = shlex.split(run)
-        train(args, name, options)
-        rows.append(summarise(name, read_metrics(args.out / name), args.skip))
+        records = train(
+            args.config,
+            args.out / name,
+            steps=args.steps,
+            options=[*BENCHMARK, *args.common, *options],
+            processes=args.nproc,
+            timeout=args.timeout,
+        )
+        rows.append(summarise(name, records, args.skip))
         print(rows[-1], flush=True)
-    table = markdown(rows)
+    table = markdown(cells(rows))
     (args.out / "table.md").write_text(table)
     print(table)
 
@@ -46,26 +55,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--skip", type=int, default=4, help="leading steps not timed")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one run")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench_train"))
+    parser.add_argument("--out", type=Path, default=Path(time.strftime(OUT)), help="a new folder")
     parser.add_argument("--common", type=shlex.split, default=[], help="options of every run")
     return parser.parse_args()
-
-
-def train(args: argparse.Namespace, name: str, options: list[str]) -> None:
-    """Run the trainer; its output goes to NAME.log. A failure ends the comparison."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(args.nproc), "-m", "torchtitan_lighthouse.train"),
-        *("--job.config_file", str(args.config), "--job.dump_folder", str(args.out / name)),
-        *("--training.steps", str(args.steps), "--lighthouse.steps", "-1"),
-        *("--metrics.log_freq", "1", "--metrics.no-enable_wandb", "--checkpoint.no-enable"),
-        *args.common,
-        *options,
-    ]
-    started = time.time()
-    with (args.out / f"{name}.log").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=log, timeout=args.timeout, check=True)
-    print(f"{name}: {time.time() - started:.0f} s in all", flush=True)
 
 
 def summarise(name: str, records: list[dict], skip: int) -> dict:
@@ -81,18 +73,21 @@ def summarise(name: str, records: list[dict], skip: int) -> dict:
     }
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = [
-        "| run | tokens/s/GPU | speed-up | MFU % | peak GiB | first loss | last loss |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def cells(rows: list[dict]) -> list[tuple[str, ...]]:
+    table = [("run", "tokens/s/GPU", "speed-up", "MFU %", "peak GiB", "first loss", "last loss")]
     for row in rows:
-        speed_up = row["tokens/s/GPU"] / rows[0]["tokens/s/GPU"]
-        lines.append(
-            f"| {row['run']} | {row['tokens/s/GPU']:,.0f} | {speed_up:.2f}× | {row['MFU %']:.1f} "
-            f"| {row['peak GiB']:.1f} | {row['first loss']:.4f} | {row['last loss']:.4f} |"
+        table.append(
+            (
+                row["run"],
+                f"{row['tokens/s/GPU']:,.0f}",
+                f"{row['tokens/s/GPU'] / rows[0]['tokens/s/GPU']:.2f}×",
+                f"{row['MFU %']:.1f}",
+                f"{row['peak GiB']:.1f}",
+                f"{row['first loss']:.4f}",
+                f"{row['last loss']:.4f}",
+            )
         )
-    return "\n".join(lines) + "\n"
+    return table
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchtitan.config import JobConfig
 
-from torchtitan_lighthouse.metrics_log import read_metrics
+from torchtitan_lighthouse.runs.metrics_log import read_metrics
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 
 TOML = """

@@ -12,7 +12,7 @@ from torchtitan.config import JobConfig
 from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataset
 
 from torchtitan_lighthouse.titan.corpora import load_local, load_python_stdlib, read_document
-from torchtitan_lighthouse.titan.dataloader import build_dataloader, build_validator
+from torchtitan_lighthouse.titan.dataloader import build_dataloader, build_validation_dataloader
 from torchtitan_lighthouse.titan.tokenizer import BOS_ID, EOS_ID, ByteTokenizer
 
 SEQ_LEN = 64
@@ -278,16 +278,7 @@ def validation_batches(path, rank=0, world=1, *, steps=-1):
     section = config.validation
     section.dataset, section.dataset_path = "local_validation", str(path)
     section.seq_len, section.local_batch_size, section.steps = SEQ_LEN, 1, steps
-    names = ("parallel_dims", "loss_fn", "validation_context", "maybe_enable_amp")
-    validator = build_validator(
-        job_config=config,
-        dp_world_size=world,
-        dp_rank=rank,
-        tokenizer=ByteTokenizer(),
-        metrics_processor=object(),
-        **dict.fromkeys(names),
-    )
-    return validator.validation_dataloader
+    return build_validation_dataloader(world, rank, ByteTokenizer(), config, infinite=steps != -1)
 
 
 def test_validation_reads_the_held_out_part_once(tmp_path):
@@ -296,6 +287,13 @@ def test_validation_reads_the_held_out_part_once(tmp_path):
     got = torch.cat(tokens(validation_batches(path)))
     assert len(held_out) > 5 * SEQ_LEN
     assert ByteTokenizer().decode(got) == held_out[: sum(token < BOS_ID for token in got)]
+
+
+def test_each_validation_has_the_same_text_whatever_the_last_one_left(tmp_path):
+    batches = validation_batches(write_text_folder(tmp_path, 300), steps=3)
+    first, second = ([tokens([batch]) for batch, _ in zip(batches, range(3))] for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(*map(torch.cat, (one, other)))
 
 
 def test_a_rank_without_documents_to_validate_on_is_an_error_not_a_hang(tmp_path):

@@ -1,6 +1,5 @@
-"""The stage in every place that metrics go to, and a metrics.jsonl that survives crashes."""
+"""The stage in every place that metrics go to, metrics.jsonl among them."""
 
-import json
 import logging
 import os
 from types import SimpleNamespace
@@ -10,12 +9,11 @@ import torch
 from torchtitan.components.metrics import TensorBoardLogger
 from torchtitan.distributed import ParallelDims
 
-from torchtitan_lighthouse.metrics_log import (
+from tests.runs.runs import write_metrics
+from torchtitan_lighthouse.runs.metrics_log import (
+    HELD_OUT_LIGHTHOUSE_LOSS,
     METRICS_FILE,
-    MetricsLog,
-    continue_metrics,
     read_metrics,
-    training_seconds,
 )
 from torchtitan_lighthouse.titan import metrics
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
@@ -60,14 +58,6 @@ def log(processor, step, loss=1.0):
     processor.log(step, loss, loss, 0.5, extra_metrics={"lr": 0.25})
 
 
-def write(folder, *records, started=0.0):
-    folder.mkdir(exist_ok=True)
-    with (folder / METRICS_FILE).open("a") as file:
-        for step, values in records:
-            record = {"step": step, "time": started + step, "started": started, **values}
-            file.write(json.dumps(record) + "\n")
-
-
 @pytest.mark.usefixtures("one_rank")
 def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
     processor = build(job(tmp_path))
@@ -87,21 +77,18 @@ def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_a_sequence_on_several_ranks_counts_once(tmp_path, monkeypatch, caplog):
+def test_a_sequence_on_several_ranks_counts_once(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_get_metrics_rank", lambda *_: 0)
-    with caplog.at_level(logging.INFO):
-        processor = build(job(tmp_path, "--metrics.disable_color_printing"), cp=4)
-        processor.data_loading_times.append(0.1)
-        processor.ntokens_since_last_log = 10
-        # As torchtitan has them: 4 ranks with 512 tokens each, and a rank's loss by all of these.
-        processor.log(1, 2.5, 0.75, 0.5, extra_metrics={"n_tokens_seen": 2048})
-        processor.log_validation(18.0, 1)
-        processor.close()
+    processor = build(job(tmp_path), cp=4)
+    processor.data_loading_times.append(0.1)
+    processor.ntokens_since_last_log = 10
+    # As torchtitan has them: 4 ranks with 512 tokens each, and a rank's loss by all of these.
+    processor.log(1, 2.5, 0.75, 0.5, extra_metrics={"n_tokens_seen": 2048})
+    processor.close()
     (record,) = read_metrics(tmp_path)
     assert record["n_tokens_seen"] == 512
     assert record["loss_metrics/global_avg_loss"] == 2.5
     assert record["loss_metrics/global_max_loss"] == 3.0
-    assert "loss:  4.5000" in caplog.messages[-1]
 
 
 @pytest.mark.usefixtures("one_rank")
@@ -109,12 +96,14 @@ def test_the_console_line_is_torchtitans_and_the_stage(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         processor = build(job(tmp_path, "--metrics.disable_color_printing"))
         log(processor, 1, 2.5)
+        processor.log_validation(3.5, 1, {HELD_OUT_LIGHTHOUSE_LOSS: 2.5})
         processor.set_stage("dense")
         processor.log_validation(4.5, 2)
         processor.close()
-    train, validation = caplog.messages[-2:]
+    train, both, validation = caplog.messages[-3:]
     assert train.startswith("step:  1  loss:  2.50000  grad_norm:  0.5000")
     assert train.endswith("%  stage: lighthouse")
+    assert both.endswith("stage: lighthouse  under Lighthouse: 2.5000")
     assert validation.startswith("validate step:  2  loss:  4.5000")
     assert validation.endswith("stage: dense")
 
@@ -223,53 +212,10 @@ def test_wandb_is_online_with_a_key_and_a_server_that_answers(key, answer, tmp_p
     assert asked == ([] if key == "none" else ["https://wandb.example.org"])
 
 
-def test_a_relaunch_appends_and_mends_a_line_that_a_kill_cut(tmp_path):
-    log_file = MetricsLog(tmp_path)
-    log_file.append(1, "lighthouse", {"loss": 1.0})
-    log_file.close()
-    with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write('{"step": 2, "lo')
-    log_file = MetricsLog(tmp_path)
-    log_file.append(2, "dense", {"loss": 2.0})
-    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0)]
-
-
-def test_repeated_steps_count_once_and_steps_gone_back_behind_not_at_all(tmp_path):
-    write(tmp_path, *((step, {"loss": 0}) for step in range(1, 10)))
-    write(tmp_path, *((step, {"loss": 1}) for step in range(5, 8)), started=100.0)
-    records = read_metrics(tmp_path)
-    assert [(r["step"], r["loss"]) for r in records] == [
-        *((step, 0) for step in range(1, 5)),
-        *((step, 1) for step in range(5, 8)),
-    ]
-
-
-def test_seconds_leave_out_the_time_between_launches(tmp_path):
-    write(tmp_path, (1, {}), (2, {}), (3, {}), started=1000.0)
-    write(tmp_path, (3, {}), (4, {}), started=5000.0)
-    assert training_seconds(read_metrics(tmp_path)) == [1.0, 2.0, 5.0, 6.0]
-
-
-def test_a_run_that_continues_another_begins_with_its_metrics(tmp_path):
-    write(tmp_path / "one", (10, {"loss": 1}), (20, {"loss": 2}), (30, {"loss": 3}))
-    checkpoint = tmp_path / "one" / "checkpoint" / "step-20"
-    continue_metrics(tmp_path / "two", checkpoint)
-    write(tmp_path / "two", (30, {"loss": 4}), started=50.0)
-    continue_metrics(tmp_path / "two", checkpoint)
-    assert [r["loss"] for r in read_metrics(tmp_path / "two")] == [1, 2, 4]
-
-
-@pytest.mark.parametrize("checkpoint", ["moved/step-20", "one/checkpoint/best"])
-def test_a_checkpoint_without_a_history_begins_an_empty_one(checkpoint, tmp_path):
-    write(tmp_path / "one", (10, {}))
-    continue_metrics(tmp_path / "two", tmp_path / checkpoint)
-    assert not (tmp_path / "two").exists()
-
-
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize("model_only", [True, False], ids=["weights only", "full resume"])
 def test_only_a_full_resume_continues_the_metrics(model_only, tmp_path):
-    write(tmp_path / "one", (20, {}))
+    write_metrics(tmp_path / "one", (20, {}))
     path = str(tmp_path / "one" / "checkpoint" / "step-20")
     flag = "" if model_only else "no-"
     processor = build(

@@ -13,7 +13,7 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
 from tests.titan.jobs import launch, losses, train
-from torchtitan_lighthouse.metrics_log import METRICS_FILE, read_metrics
+from torchtitan_lighthouse.runs.metrics_log import METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 
 pytestmark = pytest.mark.trainer

@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
-from unittest import mock
 
 from datasets import Dataset
-from torchtitan.components import validate
 from torchtitan.components.dataloader import ParallelAwareDataloader
 from torchtitan.components.tokenizer import BaseTokenizer
-from torchtitan.components.validate import BaseValidator
 from torchtitan.config import JobConfig
 from torchtitan.hf_datasets import DatasetConfig
 from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataset
@@ -83,6 +80,18 @@ class ResumableTextDataset(HuggingFaceTextDataset):
             self._loaded_position = {"data": state_dict["data"]}
 
 
+class RepeatingTextDataset(ResumableTextDataset):
+    """The same text from the start on each iteration, where torchtitan's goes on with what the last
+    one has left over."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self._sample_idx = 0
+        self._token_buffer: list[int] = []
+        if not isinstance(self._data, Dataset):
+            self._data.set_epoch(0)
+        return super().__iter__()
+
+
 def build_dataloader(
     dp_world_size: int,
     dp_rank: int,
@@ -91,31 +100,31 @@ def build_dataloader(
     infinite: bool = True,
 ) -> ParallelAwareDataloader:
     """The training data of one data-parallel rank, as ``[training]`` describes it."""
-    return _build(job_config.training, dp_world_size, dp_rank, tokenizer, infinite)
+    section = job_config.training
+    return _build(ResumableTextDataset, section, dp_world_size, dp_rank, tokenizer, infinite)
 
 
-def build_validator(**components: Any) -> BaseValidator:
-    """torchtitan's validator, over the data that ``[validation]`` describes."""
-    # torchtitan 0.2.2's Validator takes no dataloader, and builds one of a class that waits forever
-    # where a rank has no document. This can go when it takes one.
-    with mock.patch.object(validate, "build_text_validation_dataloader", _build_validation):
-        return validate.build_validator(**components)
-
-
-def _build_validation(
+def build_validation_dataloader(
     dp_world_size: int,
     dp_rank: int,
     tokenizer: BaseTokenizer,
     job_config: JobConfig,
     infinite: bool,
 ) -> ParallelAwareDataloader:
-    return _build(job_config.validation, dp_world_size, dp_rank, tokenizer, infinite)
+    """The held-out data of one data-parallel rank: the same batches on each iteration."""
+    section = job_config.validation
+    return _build(RepeatingTextDataset, section, dp_world_size, dp_rank, tokenizer, infinite)
 
 
 def _build(
-    section: Any, dp_world_size: int, dp_rank: int, tokenizer: BaseTokenizer, infinite: bool
+    dataset_class: type[HuggingFaceTextDataset],
+    section: Any,
+    dp_world_size: int,
+    dp_rank: int,
+    tokenizer: BaseTokenizer,
+    infinite: bool,
 ) -> ParallelAwareDataloader:
-    dataset = ResumableTextDataset(
+    dataset = dataset_class(
         dataset_name=section.dataset,
         dataset_path=section.dataset_path,
         tokenizer=tokenizer,

@@ -18,7 +18,11 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.protocols import BaseModelArgs
 from torchtitan.tools.logging import logger
 
-from torchtitan_lighthouse.metrics_log import MetricsLog, continue_metrics
+from torchtitan_lighthouse.runs.metrics_log import (
+    HELD_OUT_LIGHTHOUSE_LOSS,
+    MetricsLog,
+    continue_metrics,
+)
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 
@@ -36,6 +40,11 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         log = _open_metrics_log(job_config) if logs else None
         self.logger: _StageLogger = _StageLogger(self.logger, log)
         self.set_stage(stage_at(1, job_config.lighthouse))
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the steps that are logged."""
+        return self.logger.stage
 
     def set_stage(self, stage: Stage) -> None:
         """Name the stage of the steps that are logged from here on."""
@@ -55,15 +64,17 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         metrics = dict(extra_metrics or {})
         if "n_tokens_seen" in metrics:
             metrics["n_tokens_seen"] //= degree
-        with _at_line_end(f"  stage: {self.logger.stage}"):
+        with _at_line_end(f"  stage: {self.stage}"):
             super().log(step, global_avg_loss, global_max_loss * degree, grad_norm, metrics)
 
     def log_validation(
         self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None
     ) -> None:
-        # Here torchtitan 0.2.2 sums the losses of those ranks, but not the tokens it divides by.
-        with _at_line_end(f"  stage: {self.logger.stage}"):
-            super().log_validation(loss / self.parallel_dims.cp, step, extra_metrics)
+        text = f"  stage: {self.stage}"
+        if extra_metrics and HELD_OUT_LIGHTHOUSE_LOSS in extra_metrics:
+            text += f"  under Lighthouse: {extra_metrics[HELD_OUT_LIGHTHOUSE_LOSS]:.4f}"
+        with _at_line_end(text):
+            super().log_validation(loss, step, extra_metrics)
 
 
 def build_metrics_processor(

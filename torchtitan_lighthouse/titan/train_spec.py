@@ -8,11 +8,12 @@ from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
 
 from torchtitan_lighthouse.titan.checks import check_job, check_vocabulary
-from torchtitan_lighthouse.titan.dataloader import build_dataloader, build_validator
+from torchtitan_lighthouse.titan.dataloader import build_dataloader
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 from torchtitan_lighthouse.titan.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
 from torchtitan_lighthouse.titan.tokenizer import build_tokenizer
+from torchtitan_lighthouse.titan.validator import build_validator
 
 
 def get_train_spec() -> TrainSpec:

@@ -1,50 +1,23 @@
-"""The chart of ``scripts/plot_loss.py``."""
-
-import importlib.util
-import json
-import re
-from pathlib import Path
+"""The chart that ``scripts/plot_loss.py`` draws."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from torchtitan_lighthouse.metrics_log import METRICS_FILE
+from tests.runs.runs import write_metrics, write_run
+from tests.scripts import load_script
+from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LIGHTHOUSE_LOSS, HELD_OUT_LOSS
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_loss.py"
-
-
-@pytest.fixture(scope="module")
-def plot_loss():
-    spec = importlib.util.spec_from_file_location("plot_loss", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+plot_loss = load_script("plot_loss")
 
 
 @pytest.fixture
-def charts(plot_loss, monkeypatch):
+def charts(monkeypatch):
     """The panels of the charts that were drawn, as [steps, time] pairs of axes."""
     drawn, close = [], plt.close
     monkeypatch.setattr(plt, "close", lambda figure: drawn.append(figure.axes))
     yield drawn
     close("all")
-
-
-def write_run(folder, steps, switch, *, loss=lambda step: 1 / step, started=0.0):
-    folder.mkdir()
-    records = [
-        {
-            "step": step,
-            "time": started + 2.0 * step,
-            "started": started,
-            "stage": "lighthouse" if step <= switch else "dense",
-            "loss_metrics/global_avg_loss": loss(step),
-        }
-        for step in steps
-    ]
-    (folder / METRICS_FILE).write_text("".join(json.dumps(r) + "\n" for r in records))
-    return str(folder)
 
 
 def lines(axes):
@@ -56,15 +29,15 @@ def switches(axes):
     return [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"]
 
 
-def test_a_png_beside_the_metrics_whose_path_is_printed(plot_loss, tmp_path, capsys):
+def test_a_png_beside_the_metrics_whose_path_is_printed(tmp_path, capsys):
     plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60)])
     png = tmp_path / "run" / "loss.png"
     assert png.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.strip() == str(png)
 
 
-def test_both_panels_show_every_loss_and_the_switch(plot_loss, charts, tmp_path):
-    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60)])
+def test_both_panels_show_every_loss_and_the_switch(charts, tmp_path):
+    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60, pace=2.0)])
     ((by_step, by_time),) = charts
     (steps, loss), _ = lines(by_step)
     assert np.array_equal(steps, range(1, 101))
@@ -76,14 +49,14 @@ def test_both_panels_show_every_loss_and_the_switch(plot_loss, charts, tmp_path)
     assert switches(by_time) == [2 * 61 / 60]
 
 
-def test_the_smoothed_line_averages_each_stage_by_itself(plot_loss, charts, tmp_path):
+def test_the_smoothed_line_averages_each_stage_by_itself(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 41), 20, loss=lambda step: 5.0 if step > 20 else 1.0)
     plot_loss.main([run, "--smooth", "9"])
     _, (steps, mean) = lines(charts[0][0])
     assert np.allclose(mean, np.where(steps > 20, 5.0, 1.0))
 
 
-def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(plot_loss, charts, tmp_path):
+def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 41), 38, loss=float)
     plot_loss.main([run, "--smooth", "9"])
     _, (_, mean) = lines(charts[0][0])
@@ -91,7 +64,7 @@ def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(plot_loss, charts
     assert np.allclose(mean[38:], 39.5)
 
 
-def test_runs_are_overlaid_in_their_own_colours_and_named(plot_loss, charts, tmp_path):
+def test_runs_are_overlaid_in_their_own_colours_and_named(charts, tmp_path):
     runs = [
         write_run(tmp_path / "lighthouse", range(10, 101, 10), 50),
         write_run(tmp_path / "baseline", range(10, 101, 10), 0),
@@ -106,11 +79,33 @@ def test_runs_are_overlaid_in_their_own_colours_and_named(plot_loss, charts, tmp
     assert texts == ["lighthouse", "baseline", "switch to dense"]
 
 
-def test_labels_replace_the_folders_names(plot_loss, charts, tmp_path, capsys):
+def test_labels_replace_the_folders_names(charts, tmp_path, capsys):
     runs = [write_run(tmp_path / name, range(1, 9), 0) for name in "ab"]
     plot_loss.main([*runs, "--labels", "one", "two"])
     texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
     assert texts == ["one", "two"]
     with pytest.raises(SystemExit):
         plot_loss.main([*runs, "--labels", "one"])
-    assert re.search(r"--labels has 1 names for 2 runs", capsys.readouterr().err)
+    assert "2 runs need as many labels, and have one" in capsys.readouterr().err
+
+
+def test_held_out_losses_are_drawn_where_there_are_any(charts, tmp_path):
+    run = write_run(tmp_path / "run", range(1, 9), 4)
+    both = {HELD_OUT_LOSS: 3.0, HELD_OUT_LIGHTHOUSE_LOSS: 2.0, "stage": "lighthouse"}
+    write_metrics(tmp_path / "run", (8, {HELD_OUT_LOSS: 1.0, "stage": "dense"}))
+    plot_loss.main([run])
+    marked = [line for line in charts[0][0].get_lines() if line.get_marker() == "o"]
+    assert [line.get_xydata().tolist() for line in marked] == [[[8.0, 1.0]], []]
+    write_metrics(tmp_path / "run", (4, both), started=100.0)
+    plot_loss.main([run])
+    dense, lighthouse = (line for line in charts[1][0].get_lines() if line.get_marker() == "o")
+    assert dense.get_xydata().tolist() == [[4.0, 3.0]]
+    assert lighthouse.get_xydata().tolist() == [[4.0, 2.0]]
+    assert lighthouse.get_markerfacecolor() == "none"
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(charts, tmp_path):
+    runs = [write_run(tmp_path / name / "run", range(1, 9), 0) for name in "ab"]
+    plot_loss.main(runs)
+    texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
+    assert texts == runs

@@ -12,6 +12,14 @@ from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
 
+# Names of metrics: torchtitan's, and the second of the held-out losses.
+LOSS = "loss_metrics/global_avg_loss"  # nats per token
+HELD_OUT_LOSS = "validation_metrics/loss"  # under dense SDPA
+HELD_OUT_LIGHTHOUSE_LOSS = "validation_metrics/lighthouse_loss"
+TOKENS = "n_tokens_seen"
+TOKENS_PER_SECOND = "throughput(tps)"  # per device
+PEAK_MEMORY = "memory/max_reserved(GiB)"
+
 
 class MetricsLog:
     """Appends to the metrics of a dump folder, made where it is missing."""

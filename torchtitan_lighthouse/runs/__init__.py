@@ -1,0 +1,1 @@
+"""Runs of the trainer from outside: their metrics, their comparison, their launch."""

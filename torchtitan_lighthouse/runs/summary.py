@@ -1,0 +1,99 @@
+"""The figures that runs are compared by, from their metrics (see ``metrics_log.read_metrics``)."""
+
+import statistics
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchtitan_lighthouse.runs.metrics_log import (
+    HELD_OUT_LOSS,
+    LOSS,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    training_seconds,
+)
+
+Records = list[dict[str, Any]]
+
+RUNNING_MEAN = 20  # logged steps
+
+
+class Switch(NamedTuple):
+    """What the switch to dense attention does to the training loss.
+
+    Attributes:
+        spike: nats per token; the highest loss within ``RUNNING_MEAN`` logged steps after the
+            switch, over the mean of as many before it.
+        steps_to_recover: until a running mean of the dense stage is at most the mean before the
+            switch; None if it never is.
+    """
+
+    spike: float
+    steps_to_recover: int | None
+
+
+def training_records(records: Records) -> Records:
+    """Those with a training loss."""
+    return [record for record in records if LOSS in record]
+
+
+def final_loss(records: Records) -> float:
+    """Mean training loss of the last tenth."""
+    losses = [record[LOSS] for record in training_records(records)]
+    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+
+
+def held_out_loss(records: Records) -> float | None:
+    """The last loss on held-out text under dense SDPA; None without validation."""
+    losses = [record[HELD_OUT_LOSS] for record in records if HELD_OUT_LOSS in record]
+    return losses[-1] if losses else None
+
+
+def throughput(records: Records) -> float:
+    """Median tokens per second and device."""
+    return statistics.median(r[TOKENS_PER_SECOND] for r in records if TOKENS_PER_SECOND in r)
+
+
+def seconds_to_loss(records: Records, loss: float) -> float | None:
+    """Seconds of training until a running mean of the loss is at most ``loss``."""
+    records = training_records(records)
+    reached = _first_mean_below(records, loss)
+    return None if reached is None else training_seconds(records)[reached]
+
+
+def seconds_to_tokens(records: Records, tokens: float) -> float | None:
+    """Seconds of training until ``tokens`` were seen, between logged steps in proportion.
+
+    None if the run has not come so far, or its metrics do not begin at its first step.
+    """
+    records = [record for record in records if TOKENS in record]
+    if records[0]["step"] != 1 or records[-1][TOKENS] < tokens:
+        return None
+    seen = [record[TOKENS] for record in records]
+    return float(np.interp(tokens, seen, training_seconds(records)))
+
+
+def switch(records: Records) -> Switch | None:
+    """The first switch from Lighthouse to dense attention; None if there is none."""
+    records = training_records(records)
+    stages = [record["stage"] for record in records]
+    for at, change in enumerate(pairwise(stages), start=1):
+        if change == ("lighthouse", "dense"):
+            before = statistics.fmean(r[LOSS] for r in records[max(0, at - RUNNING_MEAN) : at])
+            dense = records[at:]
+            spike = max(r[LOSS] for r in dense[:RUNNING_MEAN]) - before
+            recovered = _first_mean_below(dense, before)
+            last = records[at - 1]["step"]
+            steps = None if recovered is None else dense[recovered]["step"] - last
+            return Switch(spike, steps)
+    return None
+
+
+def _first_mean_below(records: Records, loss: float) -> int | None:
+    """The first record at which the running mean of the training loss is at most ``loss``."""
+    losses = np.array([record[LOSS] for record in records])
+    window = min(RUNNING_MEAN, len(losses))
+    means = np.convolve(losses, np.full(window, 1 / window), "valid")
+    below = np.flatnonzero(means <= loss)
+    return int(below[0]) + window - 1 if len(below) else None
