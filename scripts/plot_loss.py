@@ -17,9 +17,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="names for the legend [the last of each path]"
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="PNG", help="[RUN/loss.png of the first]"
-    )
+    parser.add_argument("--out", type=Path, metavar="PNG", help="[RUN/loss.png of the first]")
     parser.add_argument(
         "--smooth", type=int, metavar="N", help="logged steps in a mean [1/25 of the longest run]"
     )

@@ -28,11 +28,11 @@ def job_of(checkpoint: Path) -> JobConfig:
 def load_trained(
     checkpoint: Path, job_config: JobConfig, *, seq_len: int, device: torch.device
 ) -> Transformer:
-    """The weights of a checkpoint of either stage in torchtitan's own model, in evaluation mode.
+    """The weights of a checkpoint of either stage in torchtitan's own model, in float32.
 
     Args:
-        job_config: the job that saved it (see ``job_of``), for the flavor and the weights' dtype.
-        seq_len: tokens, up to which the model can be called.
+        job_config: the job that saved it (see ``job_of``).
+        seq_len: the most tokens that the model will be called with.
     """
     args = replace(FLAVORS[job_config.model.flavor])
     args.max_seq_len = seq_len

@@ -1,0 +1,111 @@
+"""Train a grid of Lighthouse settings and tabulate S, tokens/s and loss.
+
+    python scripts/ablate.py train_configs/ablation.toml --out outputs/ablation
+
+The GRID file names a config, options of every run, and lists of values for fields of [lighthouse]:
+
+    config = "train_configs/recoverability_25m_16k.toml"
+    options = ["--training.steps", "400"]
+
+    [grid]
+    topk = [256, 512]
+    pooling_factor = [2, 4]
+
+Every combination is a run; a combination that the geometry does not allow is a line that says so.
+A run that was interrupted goes on from its last checkpoint, if the config has checkpoints, and
+finished ones are not run again: repeat the command. Writes table.md and every run's dump folder to
+--out.
+"""
+
+import argparse
+import itertools
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.runs import summary
+from torchtitan_lighthouse.runs.launch import train
+from torchtitan_lighthouse.runs.summary import Records
+from torchtitan_lighthouse.runs.table import markdown
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line, train, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("grid", type=Path, metavar="GRID", help="a TOML file")
+    parser.add_argument("--nproc", type=int, default=1, help="processes, one per GPU")
+    parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
+    options = parser.parse_args(args)
+    grid = tomllib.loads(options.grid.read_text())
+    runs = list(combinations(grid["grid"]))
+    table = [(*grid["grid"], "S", "tokens/s, stage 1", "final loss", "held-out")]
+    for number, values in enumerate(runs, start=1):
+        name = "_".join(f"{field}-{shown(value)}" for field, value in values.items())
+        print(f"Run {number} of {len(runs)}: {name}", flush=True)
+        job_options = [*grid.get("options", []), *as_options(values)]
+        config_file = ["--job.config_file", grid["config"]]
+        job = LighthouseConfigManager().parse_args([*config_file, *job_options])
+        try:
+            length = sub_sequence_length(job)
+        except ValueError as error:
+            figures = ("-", "-", "-", str(error))
+        else:
+            records = train(
+                Path(grid["config"]),
+                options.out / name,
+                steps=job.training.steps,
+                options=job_options,
+                processes=options.nproc,
+            )
+            figures = (f"{length:,}", *results(records))
+        table.append((*map(shown, values.values()), *figures))
+        (options.out / "table.md").write_text(markdown(table))
+    print(markdown(table))
+
+
+def combinations(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value for each field."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def as_options(values: dict[str, Any]) -> list[str]:
+    """The trainer's options for fields of ``[lighthouse]``."""
+    options = []
+    for field, value in values.items():
+        if isinstance(value, bool):
+            options.append(f"--lighthouse.{field}" if value else f"--lighthouse.no-{field}")
+        else:
+            items = value if isinstance(value, list) else [value]
+            options += [f"--lighthouse.{field}", *map(str, items)]
+    return options
+
+
+def sub_sequence_length(job: JobConfig) -> int:
+    """S.
+
+    Raises:
+        ValueError: the geometry does not fit the sequence.
+    """
+    return job.lighthouse.attention_config().sub_sequence_length(job.training.seq_len)
+
+
+def results(records: Records) -> tuple[str, ...]:
+    held_out = summary.held_out_loss(records)
+    return (
+        f"{summary.throughput([r for r in records if r['stage'] == 'lighthouse']):,.0f}",
+        f"{summary.final_loss(records):.4f}",
+        "-" if held_out is None else f"{held_out:.4f}",
+    )
+
+
+def shown(value: Any) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+if __name__ == "__main__":
+    main()
