@@ -53,8 +53,7 @@ def train(
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc-per-node", str(processes), "-m", "torchtitan_lighthouse.train"),
-            *("--job.config_file", str(config), "--job.dump_folder", str(folder)),
-            *("--training.steps", str(steps), *options),
+            *trainer_arguments(config, folder, steps=steps, options=options),
         ]
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / OUTPUT_FILE).open("a") as output:
@@ -64,6 +63,14 @@ def train(
             print("".join((folder / OUTPUT_FILE).read_text().splitlines(True)[-30:]))
             raise subprocess.CalledProcessError(process.returncode, command)
     return read_metrics(folder)
+
+
+def trainer_arguments(
+    config: Path, folder: Path, *, steps: int, options: Sequence[str]
+) -> list[str]:
+    """The trainer's command line; ``steps`` is meant whatever ``options`` say of it."""
+    files = ["--job.config_file", str(config), "--job.dump_folder", str(folder)]
+    return [*files, *options, "--training.steps", str(steps)]
 
 
 def _watch(process: subprocess.Popen, folder: Path, steps: int, timeout: float | None) -> None:

@@ -1,0 +1,152 @@
+"""The scripts that train several runs, with the trainer replaced by what its checks let pass."""
+
+import pytest
+import torch
+from torch.distributed import checkpoint as dcp
+
+from tests.runs.runs import write_run
+from tests.scripts import load_script
+from tests.titan.jobs import TOML
+from torchtitan_lighthouse.runs.launch import trainer_arguments
+from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.stages import stage_at
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(TOML)
+    return path
+
+
+@pytest.fixture
+def launched():
+    """The jobs that were launched, in order, by their folders' names."""
+    return {}
+
+
+@pytest.fixture
+def script(launched, monkeypatch):
+    """A function that loads a script whose trainer checks the job and makes its files up."""
+
+    def train(config, folder, *, steps, options, processes):
+        arguments = trainer_arguments(config, folder, steps=steps, options=options)
+        job = LighthouseConfigManager().parse_args(arguments)
+        job.lighthouse.two_stage_trainer = True
+        check_job(job)
+        launched[folder.name] = job
+        for step in range(0, steps + 1, job.checkpoint.interval):
+            state = {"train_state.step": torch.zeros(1)}
+            dcp.save(state, checkpoint_id=folder / f"checkpoint/step-{step}", no_dist=True)
+        stages = [stage_at(step, job.lighthouse) for step in range(1, steps + 1)]
+        switch = stages.count("lighthouse")
+        write_run(folder, range(1, steps + 1), switch, **{HELD_OUT_LOSS: 1 + switch / 1000})
+        return read_metrics(folder)
+
+    def load(name):
+        module = load_script(name)
+        monkeypatch.setattr(module, "train", train)
+        return module
+
+    return load
+
+
+def recoverability(config, out, *options):
+    return [str(config), "--out", str(out), *options]
+
+
+def test_dense_from_scratch_and_one_first_stage_that_every_split_resumes(
+    script, launched, config, tmp_path
+):
+    script("recoverability").main(recoverability(config, tmp_path / "out", "--training.steps=32"))
+    dense, first, *resumed = launched
+    assert dense == "dense-seed0"
+    assert first == "stage1-seed0"
+    assert resumed == [f"lighthouse{n}-dense{32 - n}-seed0" for n in (20, 22, 24)]
+    assert not launched[dense].lighthouse.enable
+    assert launched[first].training.steps == 24
+    for name, switch in zip(resumed, (20, 22, 24), strict=True):
+        job = launched[name]
+        assert (
+            job.checkpoint.initial_load_path == f"{tmp_path}/out/{first}/checkpoint/step-{switch}"
+        )
+        assert not job.checkpoint.initial_load_model_only
+        stages = [stage_at(step, job.lighthouse) for step in (switch, switch + 1)]
+        assert stages == ["lighthouse", "dense"]
+
+
+def test_the_runs_differ_in_nothing_else(script, launched, config, tmp_path):
+    script("recoverability").main(recoverability(config, tmp_path / "out", "--training.steps=32"))
+    differ = {"job", "checkpoint", "lighthouse"}
+    jobs = [job.to_dict() for job in launched.values()]
+    for job in jobs:
+        assert job["lr_scheduler"]["total_steps"] == 32
+        job["training"].pop("steps")
+    common = [{name: s for name, s in job.items() if name not in differ} for job in jobs]
+    assert common == common[:1] * 5
+
+
+def test_seeds_are_runs_of_their_own(script, launched, config, tmp_path):
+    options = ["--training.steps=32", "--splits", "0.5", "--seeds", "0", "1", "--dense-seeds", "7"]
+    script("recoverability").main(recoverability(config, tmp_path / "out", *options))
+    assert [(name, job.debug.seed) for name, job in launched.items()] == [
+        ("dense-seed0", 0),
+        ("stage1-seed0", 0),
+        ("lighthouse16-dense16-seed0", 0),
+        ("dense-seed1", 1),
+        ("stage1-seed1", 1),
+        ("lighthouse16-dense16-seed1", 1),
+        ("dense-seed7", 7),
+    ]
+
+
+def test_the_table_compares_whole_runs_to_the_dense_one(script, config, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--training.steps=32", "--splits", "0.5"]
+    script("recoverability").main(recoverability(config, out, *options))
+    table = (out / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "stage1" not in table
+    (line,) = (line for line in table.splitlines() if "lighthouse16" in line and "1.0160" in line)
+    assert "+0.0160" in line
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_split_within_a_step_is_refused(script, launched, config, tmp_path):
+    with pytest.raises(ValueError, match=r"training.steps = 30 .* \[0.625"):
+        script("recoverability").main(
+            recoverability(config, tmp_path / "out", "--training.steps=30")
+        )
+    assert not launched
+
+
+GRID = """
+config = "{config}"
+options = ["--training.steps", "6", "--lighthouse.steps", "4", "--checkpoint.interval", "6"]
+
+[grid]
+topk = [16, 24]
+dense_layers = [[0, -1], []]
+pin_first = [true, false]
+"""
+
+
+def test_every_combination_is_a_run_and_a_line(script, launched, config, tmp_path, capsys):
+    (grid := tmp_path / "grid.toml").write_text(GRID.format(config=config))
+    script("ablate").main([str(grid), "--out", str(tmp_path / "out")])
+    sections = [job.lighthouse for job in launched.values()]
+    assert [(s.topk, s.dense_layers, s.pin_first) for s in sections] == [
+        (16, layers, pin) for layers in ([0, -1], []) for pin in (True, False)
+    ]
+    assert {job.training.steps for job in launched.values()} == {6}
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    heading, _, *lines = ([c.strip() for c in line[1:-1].split("|")] for line in table.splitlines())
+    names = ["topk", "dense_layers", "pin_first", "S", "tokens/s, stage 1", "final loss"]
+    assert heading == [*names, "held-out"]
+    # 1/6 at the last step; S = 256/4 + 2·2·16.
+    assert lines[0] == ["16", "0,-1", "True", "128", "100", "0.1667", "1.0040"]
+    assert len(lines) == 8
+    assert all("seq_len=256 must be a multiple" in line[-1] for line in lines[4:])
