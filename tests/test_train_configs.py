@@ -1,6 +1,7 @@
 """Every file in train_configs is read by the real ConfigManager and describes a job that can be."""
 
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.protocols.train_spec import get_train_spec
 
+from tests.scripts import load_script
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.flavors import lighthouse_layers
@@ -153,3 +155,16 @@ def test_the_paper_s_setting_is_the_paper_s():
     assert (optimizer.lr, optimizer.beta1, optimizer.beta2) == (2e-3, 0.9, 0.95)
     assert (optimizer.weight_decay, job.training.max_norm) == (0.1, 1.0)
     assert (job.lr_scheduler.warmup_steps, job.lr_scheduler.decay_ratio) == (2000, 0.0)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("grids/*.toml")), ids=lambda path: path.stem)
+def test_every_combination_of_a_grid_fits(path):
+    ablate = load_script("ablate")
+    grid = tomllib.loads(path.read_text())
+    for values in ablate.combinations(grid["grid"]):
+        options = [*grid["options"], *ablate.as_options(values)]
+        job = LighthouseConfigManager().parse_args(
+            ["--job.config_file", f"{FOLDER.parent / grid['config']}", *options]
+        )
+        assert ablate.sub_sequence_length(job) < job.training.seq_len
+        assert has_switch(job.lighthouse, job.training.steps)
