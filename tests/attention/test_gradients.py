@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.attention.cases import (
     case,
@@ -26,6 +27,15 @@ def test_gradcheck_at_a_fixed_selection(geometry, heads):
     selection = random_selection(config, length, heads=heads[1])
     attend = partial(lighthouse_attention, config=config, selection=selection)
     assert torch.autograd.gradcheck(attend, requires_grad(*random_qkv(length, heads=heads, dim=2)))
+
+
+def test_second_derivatives_at_a_fixed_selection():
+    config, length = case(3, 2, 2, 2, 3)
+    selection = random_selection(config, length, heads=1)
+    attend = partial(lighthouse_attention, config=config, selection=selection)
+    qkv = requires_grad(*random_qkv(length, heads=(2, 1), dim=2))
+    with sdpa_kernel(SDPBackend.MATH):  # no fused one has second derivatives
+        assert torch.autograd.gradgradcheck(attend, qkv)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

@@ -160,7 +160,9 @@ def _register_transpose(name: str, transpose: Callable) -> None:
 
 
 _register_transpose("gather", gather_backward)
+_register_transpose("gather_backward", gather)
 _register_transpose("scatter", scatter_backward)
+_register_transpose("scatter_backward", scatter)
 
 SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, dilated_scores, gla_scores, select, gather})
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
