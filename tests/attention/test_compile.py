@@ -67,6 +67,14 @@ def test_lengths_share_one_dynamic_graph():
     assert counter.frame_count == 2  # one for the first length, one for all others
 
 
+def test_grouped_heads_compile_with_every_size_dynamic():
+    config, length = case(3, 2, 4, 2, 8)
+    layer = LighthouseAttention(Sdpa(), config)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    qkv = random_qkv(length, heads=(4, 2), dtype=torch.float32)
+    torch.testing.assert_close(compiled(*qkv, enable_gqa=True), layer(*qkv, enable_gqa=True))
+
+
 def test_layers_share_one_graph():
     config, length = case(3, 2, 4, 2, 8)
     counter = CompileCounterWithBackend("aot_eager")

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, multiprocessing
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import slow_loop
 from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
@@ -70,6 +72,7 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
         local = [rows_of(x, context_parallel, 2) for x in inputs(length)]
         results[run_id((mode, (config, length)))] = run(partial(module, enable_gqa=True), *local)
     torch.save((context_parallel, results), folder / f"{rank}.pt")
+    distributed.barrier()  # a rank that is done would close the connections that others read
     distributed.destroy_process_group()
 
 
@@ -96,13 +99,30 @@ def expected():
     }
 
 
-@pytest.mark.context_parallel
 @pytest.mark.parametrize("name", RUNS, ids=run_id)
 def test_output_and_gradients_are_those_of_one_device(ranks, expected, name):
     for context_parallel, results in ranks:
         whole = expected[case_id(name[1])]
         for actual, e in zip(results[run_id(name)], whole, strict=True):
             torch.testing.assert_close(actual, rows_of(e, context_parallel, 2), **EXACT)
+
+
+def test_lengths_share_one_dynamic_graph():
+    """On a group of ranks that send nothing: what they compute is not looked at."""
+    torch.compiler.reset()
+    distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    try:
+        context_parallel = ContextParallel.of(distributed.group.WORLD)
+        config, length = GEOMETRIES[2]
+        attention = AllGatherAttention(context_parallel)
+        counter = CompileCounterWithBackend("aot_eager")
+        layer = LighthouseAttention(attention, config, context_parallel)
+        layer.compile(fullgraph=True, backend=counter)
+        for n in (1, 2, 3, 4):
+            layer(*random_qkv(n * length // 4))
+        assert counter.frame_count == 2  # one for the first length, one for all others
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_some_last_entries_are_gathered_and_some_are_not():

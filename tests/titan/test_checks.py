@@ -54,6 +54,10 @@ REFUSED = {
         {"validation__enable": True, "validation__seq_len": 250},
         ["seq_len", "250", "248 or 256"],
     ),
+    "validation-seq-len-beyond-training": (
+        {"validation__enable": True, "validation__seq_len": 512},
+        ["validation.seq_len = 512", "training.seq_len = 256"],
+    ),
     "steps-beyond-training": ({"lighthouse__steps": 25}, ["steps = 25", "steps = 24", "-1"]),
     "steps-negative": ({"lighthouse__steps": -2}, ["lighthouse.steps = -2", "-1"]),
     "context-parallel-topk": (

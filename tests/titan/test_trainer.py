@@ -210,13 +210,7 @@ PARALLEL = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.context_parallel if "context" in kind else ())
-        for kind in PARALLEL
-    ],
-)
+@pytest.mark.parametrize("kind", PARALLEL)
 def test_parallel_model_is_the_same(without_parallelism, seed_checkpoint, tmp_path, kind):
     parallel = train(tmp_path, **seed_checkpoint, **PARALLEL[kind])
     assert losses(parallel) == pytest.approx(losses(without_parallelism), rel=1e-5)
@@ -224,7 +218,6 @@ def test_parallel_model_is_the_same(without_parallelism, seed_checkpoint, tmp_pa
     assert seen[0] == seen[1]
 
 
-@pytest.mark.context_parallel
 def test_resume_at_another_context_parallel_degree(without_parallelism, seed_checkpoint, tmp_path):
     """A rank is added at the switch: the checkpoint does not know how many shared a sequence."""
     full = {"checkpoint__last_save_model_only": False}

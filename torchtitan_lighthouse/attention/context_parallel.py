@@ -127,7 +127,7 @@ def _last_rows(y: Tensor, selection: Selection, config: LighthouseConfig, seq_le
         for piece in (1, 2)
         for n, length in enumerate(lengths)
     ]
-    nodes = torch.stack([selection.nodes[..., entry] for entry in entries], -1)
+    nodes = torch.stack([selection.nodes.select(-1, entry) for entry in entries], -1)
     slot = nodes.repeat_interleave(y.shape[1] // nodes.shape[1], 1).long().unsqueeze(-1) >> 1
     rows = y.gather(2, slot.clamp(min=0).expand(-1, -1, -1, y.shape[-1]))
     return torch.where(slot >= 0, rows, 0.0).unflatten(2, (2, -1)).movedim(2, 0)

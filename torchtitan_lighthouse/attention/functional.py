@@ -1,6 +1,7 @@
 """Lighthouse attention as a function: score, select, gather, attend, scatter."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def lighthouse_attention(
         k, v: [B, Hkv, N, D], Hq a multiple of Hkv. The heads of a group share one selection.
         config: the pyramid, the budget and the scorer. With one level this is ``attention`` itself.
         attention: what attends, with the signature of ``F.scaled_dot_product_attention``, which is
-            the default; called with ``is_causal=True``.
+            the default; called with ``is_causal=True``, and with ``enable_gqa=True`` for groups.
         selection: the entries to use; by default those that the scorer's scores select.
         context_parallel: the ranks that share the sequence. N is then the tokens of this rank's
             two pieces, ``config`` that of the whole sequence, and ``attention`` attends to the
@@ -54,11 +55,11 @@ def lighthouse_attention(
     if context_parallel is not None:
         config = local_config(config, context_parallel, seq_len)
     config.validate_seq_len(seq_len)
-    if attention is None:
-        attention = F.scaled_dot_product_attention
-    enable_gqa = q.shape[1] != k.shape[1]
+    attend = partial(attention or F.scaled_dot_product_attention, is_causal=True)
+    if q.shape[1] != k.shape[1]:
+        attend = partial(attend, enable_gqa=True)
     if config.levels == 1:
-        return attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
+        return attend(q, k, v)
 
     if selection is None:
         with torch.no_grad():
@@ -66,7 +67,7 @@ def lighthouse_attention(
         selection = select(query_scores, key_scores, config)
     _validate_selection(selection, k, config)
     q, k, v = (gather(x, selection, config) for x in (q, k, v))
-    y = attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
+    y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
     out = scatter(y, selection, config, seq_len, pieces=2)

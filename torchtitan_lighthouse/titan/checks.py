@@ -35,6 +35,7 @@ def check_job(job_config: JobConfig) -> None:
     if model.flavor not in FLAVORS:
         raise ValueError(f"model.flavor = {model.flavor!r} must be one of {', '.join(FLAVORS)}")
     check_checkpoints(job_config)
+    _check_validation(job_config)
     _check_load_balancer(job_config, FLAVORS[model.flavor])
     if job_config.lighthouse.enable:
         _check_steps(job_config)
@@ -68,6 +69,15 @@ def _check_steps(job_config: JobConfig) -> None:
             "and torchtitan's own trainer cannot switch the stage: launch "
             "-m torchtitan_lighthouse.train, or train each stage by itself (lighthouse.steps = -1, "
             "then lighthouse.enable = false)"
+        )
+
+
+def _check_validation(job_config: JobConfig) -> None:
+    training, validation = job_config.training, job_config.validation
+    if validation.enable and validation.seq_len > training.seq_len:
+        raise ValueError(
+            f"validation.seq_len = {validation.seq_len} must be at most training.seq_len = "
+            f"{training.seq_len}, up to which the model has positions"
         )
 
 
