@@ -22,9 +22,13 @@ MODES = {
     "selective": CHECKPOINTING["selective"],
     "full": CHECKPOINTING["full"],
     "selective-compiled": {**CHECKPOINTING["selective"], **COMPILED},
+    "full-compiled": {**CHECKPOINTING["full"], **COMPILED},
 }
 # By the number of ranks: how many share a sequence, and how.
-RUNS = {2: [(2, mode) for mode in MODES], 4: [(4, "plain"), (2, "plain")]}
+RUNS = {
+    2: [(2, mode) for mode in MODES],
+    4: [(4, "plain"), (4, "selective-compiled"), (4, "full-compiled"), (2, "plain")],
+}
 STAGES = ("lighthouse", "dense")
 
 Step = tuple[Tensor, dict[str, Tensor]]  # the loss, and the gradient of each parameter

@@ -1,17 +1,20 @@
 """torchtitan's parallelisation of Llama-3, with Lighthouse attention around SDPA after it."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from unittest import mock
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from torchtitan.config import JobConfig
-from torchtitan.distributed import ParallelDims
+from torchtitan.distributed import ParallelDims, activation_checkpoint
 from torchtitan.models.llama3.infra import parallelize as titan
 
+from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.module import LighthouseAttention
-from torchtitan_lighthouse.attention.ops import SELECTIVE_CHECKPOINT_SAVES
 from torchtitan_lighthouse.titan.cpu import (
     runs_on_cpu,
     use_all_gather_attention,
@@ -19,14 +22,29 @@ from torchtitan_lighthouse.titan.cpu import (
     without_ring_attention,
 )
 
-# torchtitan 0.2.2 takes the ops that selective checkpointing saves from a module global. The
-# selection must be among them, for a recompute must not select differently; SDPA's CPU kernel is
-# missing there. This can go when the list is an argument or part of the job's config.
-_SAVED_OPS = {
-    *titan._op_sac_save_list,
-    *SELECTIVE_CHECKPOINT_SAVES,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-}
+
+@contextmanager
+def _saving_selections() -> Iterator[None]:
+    """Have activation checkpointing save the selections, for a recompute must not select anew.
+
+    torchtitan 0.2.2 takes the ops that "op" checkpointing saves from a module global, where SDPA's
+    CPU kernel is missing, and a checkpoint of a whole block saves nothing but its input. This can
+    go when both are arguments or part of the job's config.
+    """
+    saved_ops = {
+        *titan._op_sac_save_list,
+        *ops.SELECTIVE_CHECKPOINT_SAVES,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+    wrapper = partial(
+        activation_checkpoint.ptd_checkpoint_wrapper,
+        context_fn=partial(create_selective_checkpoint_contexts, [ops.select]),
+    )
+    with (
+        mock.patch.object(titan, "_op_sac_save_list", saved_ops),
+        mock.patch.object(activation_checkpoint, "ptd_checkpoint_wrapper", wrapper),
+    ):
+        yield
 
 
 def parallelize_lighthouse(
@@ -46,7 +64,7 @@ def parallelize_lighthouse(
         context_parallel = ContextParallel.of(parallel_dims.get_mesh("cp").get_group())
     no_ring = runs_on_cpu() and args.attn_type == "sdpa"
     with (
-        mock.patch.object(titan, "_op_sac_save_list", _SAVED_OPS),
+        _saving_selections(),
         without_ring_attention() if no_ring else nullcontext(),
     ):
         model = titan.parallelize_llama(model, parallel_dims, job_config)
