@@ -6,4 +6,4 @@ ruff check .
 ruff format --check .
 mypy
 # The trainer's processes share the cores; one thread each is faster than many.
-OMP_NUM_THREADS=1 python -m pytest "$@"
+OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "$@"

@@ -5,12 +5,13 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import slow_loop
 from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
+from tests.ranks import run_ranks
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig, select
 from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel, local_config
@@ -61,7 +62,6 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
     )
-    torch.set_num_threads(1)
     context_parallel = ContextParallel.of(distributed.group.WORLD)
     results = {}
     for mode, (config, length) in RUNS:
@@ -80,7 +80,7 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
 def ranks(request, tmp_path_factory):
     """What each of 2 or 4 ranks is and has computed."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(attend_on_a_rank, args=(request.param, folder), nprocs=request.param)
+    run_ranks(attend_on_a_rank, request.param, request.param, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
 
 

@@ -2,14 +2,18 @@
 
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from torchtitan.config import JobConfig
 
+from tests.ranks import run_ranks
+from torchtitan_lighthouse.runs.launch import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics_log import read_metrics
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.train import main
 
 TOML = """
 [model]
@@ -71,7 +75,7 @@ def parse(folder: Path, toml: str = TOML, **fields) -> JobConfig:
 def launch(
     folder: Path, *, ranks: int = 1, program: str = "torchtitan_lighthouse.train", **fields
 ) -> subprocess.Popen:
-    """Start the trainer on CPU in processes of its own; its output is a text pipe."""
+    """Start torchrun on CPU; its output is a text pipe."""
     torchrun = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
     torchrun += ["--rdzv-endpoint", "localhost:0", "-m", program]
     return subprocess.Popen(
@@ -83,12 +87,39 @@ def launch(
     )
 
 
-def train(folder: Path, **settings) -> dict[int, dict]:
-    """Train to the end, leave the output in output.txt, and return the metrics of each step."""
+def train_by_torchrun(folder: Path, **settings) -> dict[int, dict]:
+    """Train to the end as users do; returns what ``train`` does."""
     process = launch(folder, **settings)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    (folder / "output.txt").write_text(output)
+    (folder / OUTPUT_FILE).write_text(output)
+    return _metrics(folder)
+
+
+def train(folder: Path, *, ranks: int = 1, **fields) -> dict[int, dict]:
+    """Train to the end in processes that start faster than torchrun's.
+
+    Leaves the output in output.txt, and returns the metrics of each step.
+    """
+    arguments = _arguments(folder, TOML, fields)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    run_ranks(_train_on_a_rank, ranks, ranks, port, arguments, folder / OUTPUT_FILE)
+    return _metrics(folder)
+
+
+def _train_on_a_rank(rank: int, ranks: int, port: int, arguments: list[str], output: Path) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="localhost")
+    sys.argv[1:] = arguments
+    with output.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    main()
+
+
+def _metrics(folder: Path) -> dict[int, dict]:
     return {record["step"]: record for record in read_metrics(folder)}
 
 

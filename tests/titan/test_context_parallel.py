@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import distribute_tensor
 from torchtitan.distributed.context_parallel import prepare_context_parallel_input
 
+from tests.ranks import run_ranks
 from tests.titan.jobs import parse
 from tests.titan.models import CHECKPOINTING, build_model, parallel_dims, tokens
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
@@ -78,7 +79,6 @@ def run_on_a_rank(rank: int, ranks: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks
     )
-    torch.set_num_threads(1)
     results = {
         (degree, mode): steps_on_a_rank(folder / f"{rank}", ranks, degree, mode)
         for degree, mode in RUNS[ranks]
@@ -92,12 +92,10 @@ def run_on_a_rank(rank: int, ranks: int, folder: Path) -> None:
 def of_ranks(tmp_path_factory):
     """The results of each run, by the number of ranks, as rank 0 has them."""
     results = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        for ranks in RUNS:
-            folder = tmp_path_factory.mktemp(f"{ranks}-ranks")
-            multiprocessing.spawn(run_on_a_rank, args=(ranks, folder), nprocs=ranks)
-            results[ranks] = torch.load(folder / "0.pt")
+    for ranks in RUNS:
+        folder = tmp_path_factory.mktemp(f"{ranks}-ranks")
+        run_ranks(run_on_a_rank, ranks, ranks, folder)
+        results[ranks] = torch.load(folder / "0.pt")
     return results
 
 

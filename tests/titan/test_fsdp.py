@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from torch import multiprocessing
 
+from tests.ranks import run_ranks
 from tests.titan.jobs import parse
 from tests.titan.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
@@ -45,12 +45,12 @@ def train_every_combination(rank, folder):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
     )
-    torch.set_num_threads(1)
     curves = {
         name: train_in_both_stages(parse(folder / f"{rank}", **fields), rank, RANKS)
         for name, fields in COMBINATIONS.items()
     }
     (folder / f"curves-{rank}.json").write_text(json.dumps(curves))
+    torch.distributed.barrier()  # a rank that is done would close the connections that others read
     torch.distributed.destroy_process_group()
 
 
@@ -58,9 +58,7 @@ def train_every_combination(rank, folder):
 def curves(tmp_path_factory):
     """The curve of each combination, for each rank."""
     folder = tmp_path_factory.mktemp("fsdp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        multiprocessing.spawn(train_every_combination, args=(folder,), nprocs=RANKS)
+    run_ranks(train_every_combination, RANKS, folder)
     return [json.loads((folder / f"curves-{rank}.json").read_text()) for rank in range(RANKS)]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
-from tests.titan.jobs import launch, losses, train
+from tests.titan.jobs import launch, losses, train, train_by_torchrun
 from torchtitan_lighthouse.runs.metrics_log import METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 
@@ -37,7 +37,7 @@ STOCK = {
 def uninterrupted(tmp_path_factory):
     """The folder and the metrics of both stages in one launch on two ranks."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return folder, train(folder, **TWO_STAGES)
+    return folder, train_by_torchrun(folder, **TWO_STAGES)
 
 
 def test_two_stages(uninterrupted):
@@ -146,7 +146,7 @@ def one_rank(tmp_path_factory):
 
 
 def test_stock_trainer_trains_a_single_stage(one_rank, tmp_path):
-    assert losses(train(tmp_path, **STOCK, training__steps=6)) == one_rank
+    assert losses(train_by_torchrun(tmp_path, **STOCK, training__steps=6)) == one_rank
 
 
 def test_stock_trainer_refuses_two_stages(tmp_path):

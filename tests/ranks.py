@@ -1,0 +1,37 @@
+"""Ranks as processes of one machine, without a GPU."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from torch.multiprocessing import start_processes
+
+# Forked from a process that has imported these: every rank would take ten seconds for it.
+multiprocessing.set_forkserver_preload(["torchtitan_lighthouse.train", "torch._dynamo"])
+
+
+def run_ranks(function: Callable, ranks: int, *args: object, timeout: float = 300) -> None:
+    """Call ``function(rank, *args)`` in each rank, with one thread, and wait for all.
+
+    Raises:
+        ProcessRaisedException: a rank failed.
+        TimeoutError: one did not end within ``timeout`` seconds.
+    """
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
+        processes = start_processes(
+            _run, (function, args), nprocs=ranks, join=False, start_method="forkserver"
+        )
+    deadline = time.monotonic() + timeout
+    while not processes.join(timeout=1):
+        if time.monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            raise TimeoutError(f"a rank of {ranks} did not end within {timeout} s")
+
+
+def _run(rank: int, function: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    function(rank, *args)
