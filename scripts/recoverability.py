@@ -12,6 +12,7 @@ again: repeat the command. Unknown options go to the trainer, in every run.
 
 import argparse
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,7 @@ def main(args: list[str] | None = None) -> None:
     finished: dict[str, Records] = {}
     for number, run in enumerate(runs, start=1):
         print(f"Run {number} of {len(runs)}: {run.name}, {run.steps} steps", flush=True)
+        remove_unfinished(options.out / run.name / "checkpoint")
         finished[run.name] = train(
             options.config,
             options.out / run.name,
@@ -102,6 +104,12 @@ def plan(
             resumed += ["--checkpoint.no-initial_load_model_only"]
             name = f"lighthouse{switch}-dense{steps - switch}-seed{seed}"
             yield Run(name, steps, [*common, *keep_few, *resumed])
+
+
+def remove_unfinished(checkpoints: Path) -> None:
+    """Remove a folder in which nothing was ever finished: no run starts from or beside that."""
+    if checkpoints.exists() and not any(checkpoints.glob("*/.metadata")):
+        shutil.rmtree(checkpoints)
 
 
 if __name__ == "__main__":

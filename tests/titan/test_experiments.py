@@ -114,6 +114,15 @@ def test_the_table_compares_whole_runs_to_the_dense_one(script, config, tmp_path
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_was_killed_in_its_first_checkpoint_starts_again(script, config, tmp_path):
+    out = tmp_path / "out"
+    name = "lighthouse16-dense16-seed0"
+    (out / name / "checkpoint/step-24").mkdir(parents=True)
+    options = ["--training.steps=32", "--splits", "0.5"]
+    script("recoverability").main(recoverability(config, out, *options))
+    assert (out / name / "checkpoint/step-32/.metadata").exists()
+
+
 def test_a_split_within_a_step_is_refused(script, launched, config, tmp_path):
     with pytest.raises(ValueError, match=r"training.steps = 30 .* \[0.625"):
         script("recoverability").main(
