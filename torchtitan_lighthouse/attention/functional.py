@@ -55,7 +55,8 @@ def lighthouse_attention(
     if context_parallel is not None:
         config = local_config(config, context_parallel, seq_len)
     config.validate_seq_len(seq_len)
-    attend = partial(attention or F.scaled_dot_product_attention, is_causal=True)
+    attend = F.scaled_dot_product_attention if attention is None else attention
+    attend = partial(attend, is_causal=True)
     if q.shape[1] != k.shape[1]:
         attend = partial(attend, enable_gqa=True)
     if config.levels == 1:
