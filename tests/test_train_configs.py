@@ -81,6 +81,10 @@ def test_the_job_passes_the_checks_of_a_launch(job):
     check_job(job)
 
 
+def test_two_launches_start_from_the_same_weights(job):
+    assert job.debug.seed is not None
+
+
 def test_the_data_set_is_registered(job):
     assert job.training.dataset in DATASETS
 
