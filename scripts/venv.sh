@@ -5,6 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
 [ -x "$VENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$VENV"
 source "$VENV/bin/activate"
-# Without a GPU, the release whose CPU build is small; with one, whatever torch pip finds right.
-command -v nvidia-smi >/dev/null || python -m pip install --quiet "torch==2.13.0"
+# A torch that is there stays. Else, without a GPU, the release whose CPU build is small, and with one
+# whatever pip finds right.
+python -c "import torch" 2>/dev/null || command -v nvidia-smi >/dev/null ||
+  python -m pip install --quiet "torch==2.13.0"
 python -m pip install --quiet --editable ".[$1]"
