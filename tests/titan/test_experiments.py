@@ -1,5 +1,7 @@
 """The scripts that train several runs, with the trainer replaced by what its checks let pass."""
 
+import subprocess
+
 import pytest
 import torch
 from torch.distributed import checkpoint as dcp
@@ -35,7 +37,10 @@ def script(launched, monkeypatch):
         arguments = trainer_arguments(config, folder, steps=steps, options=options)
         job = LighthouseConfigManager().parse_args(arguments)
         job.lighthouse.two_stage_trainer = True
-        check_job(job)
+        try:
+            check_job(job)
+        except ValueError as error:
+            raise subprocess.CalledProcessError(1, arguments) from error
         launched[folder.name] = job
         for step in range(0, steps + 1, job.checkpoint.interval):
             state = {"train_state.step": torch.zeros(1)}
@@ -159,3 +164,55 @@ def test_every_combination_is_a_run_and_a_line(script, launched, config, tmp_pat
     assert lines[0] == ["16", "0,-1", "True", "128", "100", "0.1667", "1.0040"]
     assert len(lines) == 8
     assert all("seq_len=256 must be a multiple" in line[-1] for line in lines[4:])
+
+
+def table_lines(folder):
+    """The cells of each line of table.md under its heading."""
+    lines = (folder / "table.md").read_text().splitlines()[2:]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+
+
+def ablate(script, config, tmp_path, **fields):
+    """Run a grid of some fields; returns the table's lines."""
+    values = "".join(f"{name} = {choices}\n" for name, choices in fields.items())
+    head = GRID.format(config=config).partition("topk")[0]
+    (grid := tmp_path / "grid.toml").write_text(head + values)
+    script("ablate").main([str(grid), "--out", str(tmp_path / "out")])
+    return table_lines(tmp_path / "out")
+
+
+def test_a_first_combination_that_does_not_fit_is_a_line(script, launched, config, tmp_path):
+    first, second = ablate(script, config, tmp_path, topk="[24, 16]")
+    assert "seq_len=256 must be a multiple" in first[-1]
+    assert second == ["16", "128", "100", "0.1667", "1.0040"]
+    assert list(launched) == ["topk-16"]
+
+
+@pytest.mark.parametrize(
+    ("field", "choices", "dense"), [("enable", "[true, false]", "False"), ("steps", "[4, 0]", "0")]
+)
+def test_runs_without_a_lighthouse_stage_have_no_s(script, config, tmp_path, field, choices, dense):
+    lines = ablate(script, config, tmp_path, **{field: choices})
+    assert lines[1] == [dense, "-", "-", "0.1667", "1.0000"]
+    assert lines[0][1:3] == ["128", "100"]
+
+
+def test_the_others_go_on_where_a_run_fails(script, launched, config, tmp_path):
+    with pytest.raises(SystemExit) as raised:  # layer 9 is refused by the trainer alone
+        ablate(script, config, tmp_path, dense_layers="[[9], [0, -1]]")
+    assert raised.value.code == 1
+    first, second = table_lines(tmp_path / "out")
+    assert first == ["9", "128", "-", "-", f"failed, see {tmp_path}/out/dense_layers-9/output.txt"]
+    assert second[0] == "0,-1"
+    assert list(launched) == ["dense_layers-0,-1"]
+
+
+def test_a_folder_of_other_options_ends_the_ablation(script, config, tmp_path, monkeypatch, capsys):
+    def other(*_, **__):
+        raise ValueError("out/topk-16 was trained with optimizer.lr = 1")
+
+    module = script("ablate")
+    monkeypatch.setattr(module, "train", other)
+    with pytest.raises(SystemExit):
+        ablate(lambda _: module, config, tmp_path, topk="[16]")
+    assert "was trained with optimizer.lr = 1" in capsys.readouterr().err
