@@ -42,9 +42,10 @@ def script(launched, monkeypatch):
         except ValueError as error:
             raise subprocess.CalledProcessError(1, arguments) from error
         launched[folder.name] = job
-        for step in range(0, steps + 1, job.checkpoint.interval):
+        for step in {*range(0, steps, job.checkpoint.interval), steps}:
             state = {"train_state.step": torch.zeros(1)}
-            dcp.save(state, checkpoint_id=folder / f"checkpoint/step-{step}", no_dist=True)
+            path = folder / job.checkpoint.folder / f"step-{step}"
+            dcp.save(state, checkpoint_id=path, no_dist=True)
         stages = [stage_at(step, job.lighthouse) for step in range(1, steps + 1)]
         switch = stages.count("lighthouse")
         write_run(folder, range(1, steps + 1), switch, **{HELD_OUT_LOSS: 1 + switch / 1000})
@@ -128,11 +129,94 @@ def test_a_run_that_was_killed_in_its_first_checkpoint_starts_again(script, conf
     assert (out / name / "checkpoint/step-32/.metadata").exists()
 
 
-def test_a_split_within_a_step_is_refused(script, launched, config, tmp_path):
-    with pytest.raises(ValueError, match=r"training.steps = 30 .* \[0.625"):
-        script("recoverability").main(
-            recoverability(config, tmp_path / "out", "--training.steps=30")
-        )
+def test_what_is_no_checkpoint_is_left_alone(script, config, tmp_path):
+    folder = tmp_path / "checkpoint"
+    (folder / "step-24").mkdir(parents=True)
+    (folder / "notes").touch()
+    script("recoverability").remove_unfinished(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes"]
+
+
+def test_the_checkpoint_folder_is_the_job_s(script, launched, config, tmp_path):
+    out = tmp_path / "out"
+    (out / "dense-seed0/saved/step-24").mkdir(parents=True)
+    (out / "dense-seed0/checkpoint/step-24").mkdir(parents=True)
+    options = ["--training.steps=32", "--splits", "0.5", "--checkpoint.folder=saved"]
+    script("recoverability").main(recoverability(config, out, *options))
+    saved = {path.name for path in (out / "dense-seed0/saved").iterdir()}
+    assert saved == {"step-0", "step-32"}
+    assert (out / "dense-seed0/checkpoint/step-24").exists()
+    path = launched["lighthouse16-dense16-seed0"].checkpoint.initial_load_path
+    assert path == f"{out}/stage1-seed0/saved/step-16"
+
+
+@pytest.mark.parametrize(("interval", "first_stage"), [(500, 4), (24, 4), (2, 2), (10, 2)])
+def test_checkpoints_are_made_at_each_switch_and_as_often_as_the_config_s(
+    script, launched, config, tmp_path, interval, first_stage
+):
+    options = ["--training.steps=32", "--splits", "0.5", "0.625"]
+    options += [f"--checkpoint.interval={interval}"]
+    script("recoverability").main(recoverability(config, tmp_path / "out", *options))
+    intervals = {name: job.checkpoint.interval for name, job in launched.items()}
+    assert intervals.pop("stage1-seed0") == first_stage
+    assert set(intervals.values()) == {interval}
+
+
+def test_each_seed_is_compared_to_its_own_dense_run(script, config, tmp_path):
+    out = tmp_path / "out"
+    options = ["--training.steps=32", "--splits", "0.5", "--seeds", "0", "1", "--dense-seeds", "7"]
+    module = script("recoverability")
+    train = module.train
+
+    def apart(config, folder, **kwargs):
+        """The runs of seed 1 are 1 nat worse."""
+        worse = folder.name.endswith("seed1")
+        return [
+            {**r, HELD_OUT_LOSS: r[HELD_OUT_LOSS] + worse} for r in train(config, folder, **kwargs)
+        ]
+
+    module.train = apart
+    module.main(recoverability(config, out, *options))
+    tables = (out / "table.md").read_text().split("Seed ")[1:]
+    rows = []
+    for table in tables:
+        heading, *lines = [line for line in table.splitlines() if line.startswith("| ")]
+        column = [cell.strip() for cell in heading.split("|")].index("over first")
+        cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+        rows.append([(line[1], line[column]) for line in cells if line[column][0] in "+-"])
+    assert rows == [
+        [
+            ("dense-seed0", "+0.0000"),
+            ("lighthouse16-dense16-seed0", "+0.0160"),
+            ("dense-seed1", "+1.0000"),
+            ("dense-seed7", "+0.0000"),
+        ],
+        [
+            ("dense-seed1", "+0.0000"),
+            ("lighthouse16-dense16-seed1", "+0.0160"),
+            ("dense-seed0", "-1.0000"),
+            ("dense-seed7", "-1.0000"),
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--training.steps=30"],
+            "training.steps = 30 must make whole numbers of the splits [0.62",
+        ),
+        (["--training.steps=32", "--splits", "0.5", "1"], "[0.5, 1.0] must be above 0 and below 1"),
+        (["--training.steps=32", "--splits", "0"], "[0.0] must be above 0 and below 1"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(
+    script, launched, config, tmp_path, capsys, options, message
+):
+    with pytest.raises(SystemExit):
+        script("recoverability").main(recoverability(config, tmp_path / "out", *options))
+    assert message in capsys.readouterr().err
     assert not launched
 
 
