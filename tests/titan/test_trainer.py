@@ -14,6 +14,7 @@ from torchtitan.models.llama3 import Transformer
 
 from tests.titan.jobs import launch, losses, options, parse, train, train_by_torchrun
 from torchtitan_lighthouse.runs import launch as scripts
+from torchtitan_lighthouse.runs.launch import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics_log import METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 
@@ -154,6 +155,9 @@ def test_llama3_checkpoint_starts_a_run(tmp_path):
     trained = {name: torch.empty_like(p) for name, p in stock.state_dict().items()}
     dcp.load(trained, checkpoint_id=tmp_path / "run/checkpoint/step-1", no_dist=True)
     assert all(torch.equal(p, trained[name]) for name, p in stock.state_dict().items())
+    # The job is checked once.
+    output = (tmp_path / "run" / OUTPUT_FILE).read_text()
+    assert output.count("training starts at step 1") == 1
 
 
 @pytest.fixture(scope="module")
