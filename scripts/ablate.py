@@ -1,6 +1,6 @@
 """Train a grid of Lighthouse settings and tabulate S, tokens/s and loss.
 
-    python scripts/ablate.py train_configs/ablation.toml --out outputs/ablation
+    python scripts/ablate.py train_configs/grids/ablation_25m.toml --out outputs/ablation
 
 The GRID file names a config, options of every run, and lists of values for fields of [lighthouse]:
 
@@ -11,14 +11,16 @@ The GRID file names a config, options of every run, and lists of values for fiel
     topk = [256, 512]
     pooling_factor = [2, 4]
 
-Every combination is a run; a combination that the geometry does not allow is a line that says so.
-A run that was interrupted goes on from its last checkpoint, if the config has checkpoints, and
+Every combination is a run; one that the geometry does not allow, or that fails, is a line that says
+so. A run that was interrupted goes on from its last checkpoint, if the config has checkpoints, and
 finished ones are not run again: repeat the command. Writes table.md and every run's dump folder to
---out.
+--out. Exits with 1 if a run failed.
 """
 
 import argparse
 import itertools
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +29,11 @@ from typing import Any
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.runs import summary
-from torchtitan_lighthouse.runs.launch import train
+from torchtitan_lighthouse.runs.launch import OUTPUT_FILE, train
 from torchtitan_lighthouse.runs.summary import Records
 from torchtitan_lighthouse.runs.table import markdown
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.stages import stage_at
 
 
 def main(args: list[str] | None = None) -> None:
@@ -43,6 +46,8 @@ def main(args: list[str] | None = None) -> None:
     grid = tomllib.loads(options.grid.read_text())
     runs = list(combinations(grid["grid"]))
     table = [(*grid["grid"], "S", "tokens/s, stage 1", "final loss", "held-out")]
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = False
     for number, values in enumerate(runs, start=1):
         name = "_".join(f"{field}-{shown(value)}" for field, value in values.items())
         print(f"Run {number} of {len(runs)}: {name}", flush=True)
@@ -54,17 +59,28 @@ def main(args: list[str] | None = None) -> None:
         except ValueError as error:
             figures = ("-", "-", "-", str(error))
         else:
-            records = train(
-                Path(grid["config"]),
-                options.out / name,
-                steps=job.training.steps,
-                options=job_options,
-                processes=options.nproc,
-            )
-            figures = (f"{length:,}", *results(records))
+            folder = options.out / name
+            try:
+                records = train(
+                    Path(grid["config"]),
+                    folder,
+                    steps=job.training.steps,
+                    options=job_options,
+                    processes=options.nproc,
+                )
+            except subprocess.CalledProcessError:
+                failed = True
+                outcome = ("-", "-", f"failed, see {folder / OUTPUT_FILE}")
+            except ValueError as error:
+                parser.error(str(error))
+            else:
+                outcome = results(records)
+            figures = ("-" if length is None else f"{length:,}", *outcome)
         table.append((*map(shown, values.values()), *figures))
         (options.out / "table.md").write_text(markdown(table))
     print(markdown(table))
+    if failed:
+        sys.exit(1)
 
 
 def combinations(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
@@ -85,19 +101,23 @@ def as_options(values: dict[str, Any]) -> list[str]:
     return options
 
 
-def sub_sequence_length(job: JobConfig) -> int:
-    """S.
+def sub_sequence_length(job: JobConfig) -> int | None:
+    """S; None without a Lighthouse stage.
 
     Raises:
         ValueError: the geometry does not fit the sequence.
     """
+    if stage_at(1, job.lighthouse) == "dense":
+        return None
     return job.lighthouse.attention_config().sub_sequence_length(job.training.seq_len)
 
 
 def results(records: Records) -> tuple[str, ...]:
+    """Tokens/s, "-" without a Lighthouse stage, and the losses."""
+    first_stage = [r for r in summary.training_records(records) if r["stage"] == "lighthouse"]
     held_out = summary.held_out_loss(records)
     return (
-        f"{summary.throughput([r for r in records if r['stage'] == 'lighthouse']):,.0f}",
+        f"{summary.throughput(first_stage):,.0f}" if first_stage else "-",
         f"{summary.final_loss(records):.4f}",
         "-" if held_out is None else f"{held_out:.4f}",
     )

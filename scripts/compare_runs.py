@@ -3,33 +3,22 @@
     python scripts/compare_runs.py outputs/dense outputs/lighthouse --to-loss 0.75
 
 A RUN is a dump folder with a metrics.jsonl, or the path of a wandb run, entity/project/id. The
-others are compared to the first. Writes the chart of scripts/plot_loss.py, too.
+others are compared to the first. Writes the chart of scripts/plot_loss.py, too. Needs
+``pip install .[plot]``, and ``wandb`` for its runs.
 """
 
-import argparse
-from pathlib import Path
-
+from torchtitan_lighthouse.runs.command_line import build_parser, draw, parse_and_read
 from torchtitan_lighthouse.runs.compare import stage_table, total_table
-from torchtitan_lighthouse.runs.plot import plot
-from torchtitan_lighthouse.runs.read import read_runs
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, print the tables and write the chart."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="[the last of each path]")
+    parser = build_parser(__doc__.splitlines()[0])
     parser.add_argument("--to-loss", type=float, metavar="LOSS", help="also the time to this loss")
-    parser.add_argument("--out", type=Path, default=Path("comparison.png"), metavar="PNG")
-    options = parser.parse_args(args)
-    try:
-        runs = read_runs(options.runs, options.labels)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    options, runs = parse_and_read(parser, args)
     print(stage_table(runs))
     print(total_table(runs, options.to_loss))
-    plot(runs, options.out)
-    print(f"Loss curves: {options.out}")
+    print(f"Loss curves: {draw(options, runs)}")
 
 
 if __name__ == "__main__":

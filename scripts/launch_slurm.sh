@@ -6,12 +6,14 @@
 #SBATCH --exclusive
 #SBATCH --output=outputs/%x-%j.log
 #SBATCH --requeue
+#SBATCH --open-mode=append
 # Train on several nodes: one torchrun a node, which meet at the first of them.
 #   usage: mkdir -p outputs && sbatch [--nodes N] scripts/launch_slurm.sh CONFIG [OPTION...]
 # from the repository's root, with the package installed in .venv or in $VENV, which all nodes see;
-# OPTIONs go to the trainer. A requeued job continues from its last checkpoint.
+# OPTIONs go to the trainer. Slurm does not make the log's folder. A requeued job continues from its
+# last checkpoint.
 set -euo pipefail
-: "${1:?usage: sbatch [--nodes N] scripts/launch_slurm.sh CONFIG [OPTION...]}"
+: "${1:?usage: mkdir -p outputs && sbatch [--nodes N] scripts/launch_slurm.sh CONFIG [OPTION...]}"
 cd "${SLURM_SUBMIT_DIR:?run it with sbatch}"
 
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

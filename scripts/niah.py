@@ -5,7 +5,7 @@
 A CHECKPOINT is a ``<dump folder>/<checkpoint folder>/step-N`` of either stage; it runs under dense
 SDPA, on the GPU if there is one. Prints a table of retrieval rates for each and writes niah.json
 and niah.png. What niah.json already has is not run again, so that an interrupted test continues.
-The test itself: see ``torchtitan_lighthouse/titan/niah.py``.
+The test itself: see ``torchtitan_lighthouse/titan/niah.py``. Needs ``pip install .[plot]``.
 """
 
 import argparse

@@ -53,7 +53,40 @@ def test_a_row_for_each_source_file(corpus, tmp_path):
     assert sorted(texts) == ["Kernel\n", "int a;\n\ufffd", "é\n"]
 
 
-def test_a_part_of_it(corpus, tmp_path):
-    corpus.main([str(tmp_path / "linux.jsonl"), "--max-mib", str(10 / 2**20)])
-    (text,) = (tmp_path / "linux.jsonl").read_text().splitlines()
-    assert len(json.loads(text)["text"]) <= 10
+@pytest.mark.parametrize(("limit", "files"), [(20, 3), (19, 2)])
+def test_a_part_of_it_by_its_bytes(corpus, tmp_path, limit, files, monkeypatch):
+    # 20 bytes and 17 characters in all. The order is the archive's.
+    monkeypatch.setattr(corpus.random.Random, "shuffle", lambda *_: None)
+    corpus.main([str(tmp_path / "linux.jsonl"), "--max-mib", str(limit / 2**20)])
+    assert len((tmp_path / "linux.jsonl").read_text().splitlines()) == files
+
+
+def test_a_part_is_the_first_files_of_the_whole(corpus, tmp_path):
+    for name, options in {"whole": [], "part": ["--max-mib", str(13 / 2**20)]}.items():
+        corpus.main([str(tmp_path / name), *options])
+    whole, part = ((tmp_path / name).read_text() for name in ("whole", "part"))
+    assert 0 < len(part) < len(whole)
+    assert whole.startswith(part)
+
+
+def test_an_interrupted_writing_leaves_the_old_file(corpus, tmp_path, monkeypatch):
+    (out := tmp_path / "linux.jsonl").write_text("old")
+    written = []
+
+    def dumps(row):
+        written.append(row)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return "{}"
+
+    monkeypatch.setattr(corpus.json, "dumps", dumps)
+    with pytest.raises(KeyboardInterrupt):
+        corpus.main([str(out)])
+    assert out.read_text() == "old"
+
+
+def test_a_release_without_the_package_is_told_of_the_option(corpus, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        corpus.main([str(tmp_path / "linux.jsonl"), "--package", "linux-source-9"])
+    assert "no linux-source-9: run apt-get update" in capsys.readouterr().err
+    assert not (tmp_path / "linux.jsonl").exists()

@@ -1,12 +1,15 @@
 """Tables of runs side by side, from folders and from wandb."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from tests.runs.runs import write_run
+from tests.runs.runs import write_metrics, write_run
 from tests.scripts import load_script
+from torchtitan_lighthouse.runs import command_line
 from torchtitan_lighthouse.runs.compare import stage_table, total_table
 from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LOSS, read_metrics
 from torchtitan_lighthouse.runs.read import read_runs
@@ -32,6 +35,8 @@ def test_a_line_for_every_stage(runs):
         ("ours", "lighthouse", "1-100"),
         ("ours", "dense", "101-150"),
     ]
+    # The mean of 1/n over the last five steps of the last stage.
+    assert lines[2]["final loss"] == "0.0068"
     assert [line["tokens/s/GPU"] for line in lines] == ["33", "100", "100"]
 
 
@@ -55,6 +60,30 @@ def test_the_command_prints_both_tables_and_draws(runs, tmp_path, capsys):
     assert stage_table(read_runs(runs)) in printed
     assert total_table(read_runs(runs)) in printed
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_smoothing_and_the_chart_s_place_are_those_of_plot_loss(runs, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(command_line, "plot", lambda *args: drawn.append(args))
+    for name in ("plot_loss", "compare_runs"):
+        load_script(name).main([*runs, "--smooth", "7"])
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1:] == (Path(runs[0], "loss.png"), 7)
+
+
+def test_a_run_of_no_step_is_refused(runs, tmp_path, capsys):
+    folder = tmp_path / "started"
+    write_metrics(folder, (0, {HELD_OUT_LOSS: 5.0, "stage": "dense"}))
+    for name in ("plot_loss", "compare_runs"):
+        with pytest.raises(SystemExit):
+            load_script(name).main([runs[0], str(folder)])
+        assert f"{folder} has logged no step yet" in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_a_line_like_others(runs, tmp_path):
+    run = write_run(tmp_path / "bad", range(1, 51), 25, loss=lambda n: 1.0 if n < 40 else np.nan)
+    _, bad = cells(total_table(read_runs([runs[0], run]), to_loss=0.5))
+    assert (bad["final loss"], bad["minutes to 0.5"]) == ("nan", "-")
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -64,6 +64,28 @@ def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(charts, tmp_path)
     assert np.allclose(mean[38:], 39.5)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_diverged_run_is_drawn_where_it_is_finite(charts, tmp_path, bad):
+    run = write_run(tmp_path / "run", range(1, 41), 40, loss=lambda n: bad if n > 30 else 2.0 + n)
+    plot_loss.main([run, "--smooth", "5"])
+    _, (steps, mean) = lines(charts[0][0])
+    assert np.allclose(mean[(steps > 2) & (steps < 29)], 2 + np.arange(3, 29))
+    assert np.allclose(charts[0][0].get_ylim(), (2 + 3 - 0.04 * 27, 2 + 30 + 0.04 * 27))
+
+
+def test_a_run_that_was_never_finite_is_drawn(charts, tmp_path):
+    plot_loss.main([write_run(tmp_path / "run", range(1, 9), 8, loss=lambda _: float("nan"))])
+    assert charts[0][0].get_ylim() == (0, 1)
+
+
+def test_a_mean_starts_anew_behind_what_is_not_finite(charts, tmp_path):
+    run = write_run(tmp_path / "run", range(1, 41), 40, loss=lambda n: np.nan if n == 9 else 2.0)
+    plot_loss.main([run, "--smooth", "5"])
+    _, (steps, mean) = lines(charts[0][0])
+    assert np.allclose(mean[abs(steps - 9) > 2], 2.0)
+    assert np.isnan(mean[abs(steps - 9) <= 2]).all()
+
+
 def test_runs_are_overlaid_in_their_own_colours_and_named(charts, tmp_path):
     runs = [
         write_run(tmp_path / "lighthouse", range(10, 101, 10), 50),

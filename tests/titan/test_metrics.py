@@ -31,7 +31,7 @@ def one_rank():
 
 @pytest.fixture(autouse=True)
 def no_wandb_settings(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    for name in [n for n in os.environ if n.startswith("WANDB_") or n == "NETRC"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     # What the code under test sets is taken back by restoring a copy.
@@ -185,7 +185,7 @@ def test_wandb_settings_of_the_user_are_kept(tmp_path):
     assert "WANDB_RUN_TAGS" not in os.environ
 
 
-@pytest.mark.parametrize("key", ["environment", "netrc", "none"])
+@pytest.mark.parametrize("key", ["environment", "netrc", "NETRC", "unreadable netrc", "none"])
 @pytest.mark.parametrize("answer", ["200", "404", "no route"])
 def test_wandb_is_online_with_a_key_and_a_server_that_answers(key, answer, tmp_path, monkeypatch):
     asked = []
@@ -202,14 +202,19 @@ def test_wandb_is_online_with_a_key_and_a_server_that_answers(key, answer, tmp_p
     os.environ["WANDB_BASE_URL"] = "https://wandb.example.org"
     if key == "environment":
         os.environ["WANDB_API_KEY"] = "0" * 40
-    if key == "netrc":
-        netrc = tmp_path / ".netrc"
+    if key == "unreadable netrc":
+        (tmp_path / ".netrc").mkdir()  # which root cannot read either
+    if key in ("netrc", "NETRC"):
+        netrc = tmp_path / (".netrc" if key == "netrc" else "keys")
+        if key == "NETRC":
+            os.environ["NETRC"] = "~/keys"
         netrc.write_text("machine wandb.example.org login user password secret\n")
         netrc.chmod(0o600)
     set_wandb_defaults(job(tmp_path))
-    online = key != "none" and answer != "no route"
+    has_key = key in ("environment", "netrc", "NETRC")
+    online = has_key and answer != "no route"
     assert os.environ.get("WANDB_MODE") == (None if online else "offline")
-    assert asked == ([] if key == "none" else ["https://wandb.example.org"])
+    assert asked == (["https://wandb.example.org"] if has_key else [])
 
 
 @pytest.mark.usefixtures("one_rank")

@@ -12,7 +12,9 @@ import torch
 from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
-from tests.titan.jobs import launch, losses, train, train_by_torchrun
+from tests.titan.jobs import launch, losses, options, parse, train, train_by_torchrun
+from torchtitan_lighthouse.runs import launch as scripts
+from torchtitan_lighthouse.runs.launch import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics_log import METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 
@@ -112,6 +114,22 @@ def logged(folder):
     return file.read_text().splitlines() if file.exists() else []
 
 
+def test_a_run_that_ended_unseen_is_finished_by_its_last_checkpoint(tmp_path, monkeypatch):
+    """By the launch of the scripts: the run's job.json, and a resume behind the last step."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    parse(tmp_path)  # writes the files
+    fields = {**TWO_STAGES, "training__dataset_path": tmp_path / "corpus.txt"}
+    del fields["ranks"]
+    arguments = {"steps": 13, "options": options(**fields), "timeout": 200}
+    records = scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments)
+    (tmp_path / "run" / scripts.FINISHED_FILE).unlink()
+    assert scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments) == records
+    assert (tmp_path / "run" / scripts.FINISHED_FILE).exists()
+    arguments["options"] += ["--lighthouse.topk", "24"]
+    with pytest.raises(ValueError, match=r"trained with lighthouse\.topk = 16, and"):
+        scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments)
+
+
 def test_stage1_checkpoint_loads_in_torchtitans_llama3(uninterrupted):
     folder, _ = uninterrupted
     stock = Transformer(FLAVORS["tiny_byte"])
@@ -137,6 +155,9 @@ def test_llama3_checkpoint_starts_a_run(tmp_path):
     trained = {name: torch.empty_like(p) for name, p in stock.state_dict().items()}
     dcp.load(trained, checkpoint_id=tmp_path / "run/checkpoint/step-1", no_dist=True)
     assert all(torch.equal(p, trained[name]) for name, p in stock.state_dict().items())
+    # The job is checked once.
+    output = (tmp_path / "run" / OUTPUT_FILE).read_text()
+    assert output.count("training starts at step 1") == 1
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,11 @@ from torchtitan_lighthouse.runs.table import markdown
 
 
 def stage_table(runs: dict[str, Records]) -> str:
-    """One line per stage of each run."""
-    rows = [("run", "stage", "steps", "first loss", "last loss", "tokens/s/GPU", "peak GiB")]
+    """One line per stage of each run.
+
+    The first loss is that of one step, the final one the mean of the stage's last tenth.
+    """
+    rows = [("run", "stage", "steps", "first loss", "final loss", "tokens/s/GPU", "peak GiB")]
     for name, records in runs.items():
         for stage, group in groupby(summary.training_records(records), key=lambda r: r["stage"]):
             part = list(group)
@@ -31,9 +34,9 @@ def stage_table(runs: dict[str, Records]) -> str:
 def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
     """One line per run: what it came to, what the switch cost, and how long it took.
 
-    Held-out losses are under dense attention. Minutes count all that a run does, saving and
-    validation included. The speed-up is the ratio of the times to the same number of tokens, the
-    most that both have seen.
+    The final loss is the mean of the last tenth. Held-out losses are under dense attention. Minutes
+    count all that a run does, saving and validation included. The speed-up is the ratio of the
+    times to the same number of tokens, the most that both have seen.
 
     Args:
         to_loss: also show the minutes to this training loss.

@@ -122,15 +122,16 @@ def _legend(curves: list[Curve]) -> list[Line2D]:
 
 def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Means over ``window`` values around each, over those there are near the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    centre = np.arange(len(values))
-    first = np.maximum(centre - window // 2, 0)
-    end = np.minimum(centre + window // 2 + 1, len(values))
-    return (sums[end] - sums[first]) / (end - first)
+    half = window // 2
+    # Each by itself: in running sums a NaN would reach all after it.
+    return np.array([values[max(i - half, 0) : i + half + 1].mean() for i in range(len(values))])
 
 
 def _scale(curves: list[Curve]) -> tuple[float, float]:
-    """The limits of the loss axis."""
+    """The limits of the loss axis; a diverged run sets them by its finite losses."""
     settled = np.concatenate([c.loss[int(len(c.loss) * _SETTLED) :] for c in curves])
-    margin = 0.04 * np.ptp(settled)
+    settled = settled[np.isfinite(settled)]
+    if not settled.size:
+        return 0.0, 1.0
+    margin = 0.04 * (np.ptp(settled) or 1.0)
     return settled.min() - margin, settled.max() + margin

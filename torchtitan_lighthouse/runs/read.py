@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtitan_lighthouse.runs.metrics_log import read_metrics
+from torchtitan_lighthouse.runs.summary import training_records
 from torchtitan_lighthouse.runs.wandb_history import read_wandb
 
 
@@ -20,7 +21,8 @@ def read_runs(
 
     Raises:
         FileNotFoundError: a folder has no metrics.
-        ValueError: there is neither a folder nor a run, or there are not as many labels as runs.
+        ValueError: there is neither a folder nor a run, a run has logged no step yet, or there are
+            not as many labels as runs.
     """
     names = [Path(path).resolve().name for path in paths]
     labels = labels or (names if len(set(names)) == len(names) else paths)
@@ -30,6 +32,13 @@ def read_runs(
 
 
 def _read(path: str) -> list[dict[str, Any]]:
+    records = _read_source(path)
+    if not training_records(records):
+        raise ValueError(f"{path} has logged no step yet")
+    return records
+
+
+def _read_source(path: str) -> list[dict[str, Any]]:
     if Path(path).is_dir():
         return read_metrics(path)
     if path.count("/") != 2:

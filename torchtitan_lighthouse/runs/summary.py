@@ -26,7 +26,8 @@ class Switch(NamedTuple):
         spike: nats per token; the highest loss within ``RUNNING_MEAN`` logged steps after the
             switch, over the mean of as many before it.
         steps_to_recover: until a running mean of the dense stage is at most the mean before the
-            switch; None if it never is.
+            switch; None if it never is. The first mean there is comes ``RUNNING_MEAN`` logged steps
+            after the switch, so there are no fewer, but in a shorter stage.
     """
 
     spike: float

@@ -79,6 +79,10 @@ class Tokenizer:
     name: Literal["byte", "huggingface"] = "byte"
     """"byte" needs no files; "huggingface" reads ``model.hf_assets_path``."""
 
+    # Not annotated, hence no field and no option. What LighthouseTrainer has built of it, after the
+    # job's checks, for when torchtitan asks for it.
+    built = None
+
 
 @dataclass
 class JobConfig:

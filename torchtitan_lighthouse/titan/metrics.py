@@ -178,7 +178,10 @@ def _wandb_is_reachable() -> bool:
 
 
 def _netrc_has(host: str) -> bool:
+    """Whether wandb finds a key of the server's in ~/.netrc, or where $NETRC says."""
+    file = os.environ.get("NETRC")
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+        entries = netrc.netrc(file and os.path.expanduser(file))
+    except (OSError, netrc.NetrcParseError):
         return False
+    return entries.authenticators(host) is not None

@@ -32,9 +32,14 @@ def get_train_spec() -> TrainSpec:
 def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
     """The job's tokenizer, the first thing that a trainer builds: hence the place to refuse a job.
 
+    ``LighthouseTrainer`` builds it before torchtitan asks for it; it is checked once.
+
     Raises:
         ValueError: the job cannot train (see ``checks``).
     """
+    section = getattr(job_config, "tokenizer", None)
+    if section is not None and section.built is not None:
+        return section.built
     check_job(job_config)
     tokenizer = build_tokenizer(job_config)
     check_vocabulary(tokenizer, FLAVORS[job_config.model.flavor])

@@ -29,7 +29,7 @@ class LighthouseTrainer(Trainer):
     def __init__(self, job_config: JobConfig) -> None:
         job_config.lighthouse.two_stage_trainer = True
         job_config.job.save_config_file = job_config.job.save_config_file or JOB_FILE
-        build_checked_tokenizer(job_config)
+        job_config.tokenizer.built = build_checked_tokenizer(job_config)
         super().__init__(job_config)
         self.attention_switch = AttentionSwitch(self.model_parts)
         first_stage_flops = self.metrics_processor.num_flops_per_token
