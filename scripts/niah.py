@@ -97,8 +97,9 @@ def main(args: list[str] | None = None) -> None:
     for checkpoint, job, stacks in zip(checkpoints, jobs, haystacks, strict=True):
         rates = evaluate(checkpoint, job, stacks, results, options.batch_tokens)
         mean = statistics.fmean(r for column in rates.values() for r in column.values())
-        panels.append((f"{name(checkpoint)}\nmean {mean:.3f}", rates))
-        print(table(*panels[-1]))
+        title = f"{name(checkpoint)}, mean {mean:.3f}"
+        panels.append((title, rates))
+        print(table(title, rates))
     draw(panels, options.out / "niah.png")
     print(options.out / "niah.png")
 
@@ -172,7 +173,7 @@ def draw(panels: list[tuple[str, Rates]], out: Path) -> None:
         for (y, x), rate in np.ndenumerate(cells):
             colour = "black" if rate > 0.5 else "white"
             axes.text(x, y, f"{rate:.2f}", ha="center", va="center", color=colour)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title.replace(", ", "\n"), fontsize=9)
         axes.set_xticks(range(len(rates)), [f"{length:,}" for length in rates])
         axes.set_xlabel("context (tokens)")
     row[0][0].set_yticks(range(len(DEPTHS)), [f"{depth}%" for depth in DEPTHS])

@@ -200,7 +200,7 @@ def test_the_script_writes_what_it_prints(niah, checkpoint, tmp_path, capsys):
     png = tmp_path / "out/niah.png"
     assert png.read_bytes().startswith(b"\x89PNG")
     rows = [("depth", "128"), *((f"{d}%", f"{record['rates'][str(d)]:.2f}") for d in DEPTHS)]
-    heading = f"{checkpoint.parents[1].name}, step-1\nmean {record['mean']:.3f}\n\n"
+    heading = f"{checkpoint.parents[1].name}, step-1, mean {record['mean']:.3f}\n\n"
     assert capsys.readouterr().out == f"{heading}{markdown(rows)}\n{png}\n"
 
 
