@@ -59,7 +59,8 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
         # torchtitan 0.2.2 takes the tokens of a sequence for those of each of the ranks that share
-        # it: it counts them that often, and divides a rank's loss by all of them.
+        # it: it counts them that often, and divides a rank's loss by all of them. This can go when
+        # it counts a rank's own.
         degree = self.parallel_dims.cp
         metrics = dict(extra_metrics or {})
         if "n_tokens_seen" in metrics:
@@ -94,7 +95,8 @@ def set_wandb_defaults(job_config: JobConfig) -> None:
     a dense baseline on one chart, against the step. A run is named after its dump folder. Without
     a key, or without a way to the server, wandb works offline.
     """
-    # torchtitan hands WANDB_RUN_TAGS to wandb as one string, which wandb takes for a list.
+    # torchtitan 0.2.2 hands WANDB_RUN_TAGS to wandb as one string, which wandb takes for a list.
+    # This can go when it splits them.
     tags = os.environ.pop("WANDB_RUN_TAGS", ",".join(_wandb_tags(job_config)))
     model, training = job_config.model, job_config.training
     defaults = {

@@ -16,7 +16,8 @@ def job_of(checkpoint: Path) -> JobConfig:
     """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or its run left no ``job.json``.
+        FileNotFoundError: there is no such checkpoint, or its run left no ``job.json``, which
+            torchtitan's own trainer writes if ``job.save_config_file`` names it.
     """
     if not (checkpoint / ".metadata").is_file():
         raise FileNotFoundError(

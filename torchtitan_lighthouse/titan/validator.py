@@ -37,7 +37,7 @@ class LighthouseValidator(validate.Validator):
             super().validate(model_parts, step)
         self.metrics_processor.ntokens_since_last_log += recorder.ntokens_since_last_log
         # torchtitan 0.2.2 sums the losses of the ranks that share a sequence, but not the tokens
-        # that it divides by.
+        # that it divides by. This can go when it does.
         return recorder.loss / self.parallel_dims.cp
 
 
