@@ -34,6 +34,7 @@ GPU_CASES = [
         case(3, 2, 256, 4, 1024),
         case(6, 4, 16, 2, 24),
         case(4, 8, 64, 2, 100),
+        case(2, 2, 128, 1, 8192),  # the most that one program selects from
         case(2, 2, 128, 1, 16384),
     )
 ]
