@@ -74,6 +74,16 @@ def test_gla_decays_lie_between_zero_and_one():
     assert ((decays > 0) & (decays < 1)).all()
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_autocast_changes_no_score(scorer):
+    q, k, v = random_qkv(40, heads=(4, 2), dtype=torch.float32)
+    plain = SCORERS[scorer](q, k, v, LighthouseConfig())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = SCORERS[scorer](q, k, v, LighthouseConfig())
+    for a, p in zip(autocast, plain, strict=True):
+        assert torch.equal(a, p)
+
+
 def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
     def early(q, k, v, config):
         scores = -torch.arange(k.shape[2], dtype=torch.float32).expand(k.shape[:3])

@@ -32,16 +32,20 @@ def _define(
     for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
         if hasattr(module, implementation):
             function = partial(getattr(module, implementation), **options)
-            torch.library.impl(qualified, device, _on_device_of_first(function))
+            torch.library.impl(qualified, device, _as_the_tensors_are(function))
     op: Callable = getattr(torch.ops.lighthouse, name).default
     return op
 
 
-def _on_device_of_first(function: Callable) -> Callable:
-    """Triton launches on the current device, which need not be the tensors' own."""
+def _as_the_tensors_are(function: Callable) -> Callable:
+    """On their device, where Triton would take the current one, and in their dtypes.
+
+    Autocast does not reach into a compiled graph's ops, so eager ones must not see it either.
+    """
 
     def run(first: Tensor, *rest: Any) -> Any:
-        with torch.cuda.device_of(first):
+        autocast_off = torch.autocast(first.device.type, enabled=False)
+        with torch.cuda.device_of(first), autocast_off:
             return function(first, *rest)
 
     return run
