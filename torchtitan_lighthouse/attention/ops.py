@@ -168,10 +168,15 @@ _register_transpose("gather_backward", gather)
 _register_transpose("scatter", scatter_backward)
 _register_transpose("scatter_backward", scatter)
 
-SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, dilated_scores, gla_scores, select, gather})
+SELECTION = frozenset({norm_scores, dilated_scores, gla_scores, select})
+"""What any activation checkpointing should keep of a Lighthouse layer: which entries it selected.
+
+So that a recompute cannot select differently, nor scores what nothing else needs.
+"""
+
+SELECTIVE_CHECKPOINT_SAVES = SELECTION | {gather}
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
 
-The selection, so that a recompute cannot select differently, with the scores that nothing else
-needs; and the gathered rows, 3·S of them, because SDPA's backward reads them. Only the scatter is
+The gathered rows too, 3·S of them, because SDPA's backward reads them. Only the scatter is
 recomputed, one pass over memory: keeping its N rows would cost more than all of these.
 """
