@@ -11,8 +11,9 @@ from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import (
     ContextParallel,
-    add_spill,
+    add_spill_,
     local_config,
+    start_spill,
 )
 from torchtitan_lighthouse.attention.scorers import SCORERS
 from torchtitan_lighthouse.attention.selection import Selection, select
@@ -71,8 +72,9 @@ def lighthouse_attention(
     y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
+    rows = start_spill(y, selection, config, context_parallel, seq_len)
     out = scatter(y, selection, config, seq_len, pieces=2)
-    return add_spill(out, y, selection, config, context_parallel)
+    return add_spill_(out, rows, config, context_parallel)
 
 
 def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:

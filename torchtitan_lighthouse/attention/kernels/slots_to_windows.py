@@ -89,7 +89,8 @@ def slots_to_windows(
     """See ``reference.slots_to_windows``."""
     batch, heads, _, dim = y.shape
     rows = rows_of(y)
-    out = torch.empty(batch, seq_len, heads, dim, dtype=y.dtype, device=y.device)
+    shape = (batch, heads, seq_len, dim)
+    out = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
     piece = seq_len // pieces
     block_d = triton.next_power_of_2(dim)
     block_n = max(16, 2048 // block_d)
@@ -112,4 +113,4 @@ def slots_to_windows(
         BLOCK_D=block_d,
         num_warps=2,
     )
-    return out.transpose(1, 2)
+    return out

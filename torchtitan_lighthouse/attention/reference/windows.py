@@ -77,7 +77,9 @@ def slots_to_windows(
             rows = rows / window
         rows = rows.repeat_interleave(window, 3)
         out[..., shift:, :] += rows[..., : rows.shape[3] - shift, :]
-    return out.flatten(2, 3).to(y.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    shape = (batch, heads, seq_len, dim)
+    by_time = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
+    return by_time.copy_(out.flatten(2, 3))
 
 
 def _upcast(x: Tensor) -> Tensor:
