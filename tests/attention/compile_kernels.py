@@ -40,9 +40,9 @@ def launch_all(config, seq_len, heads, dim, dtype):
     slots = config.sub_sequence_length(seq_len)
     scores = kernels.norm_scores(q, k)
     *_, nodes = kernels.select(*scores, *pyramid, config.topk, config.tile, config.pin_first)
-    for mean, shifted in ((True, False), (False, True)):
-        y = kernels.windows_to_slots(q, nodes, slots, *pyramid, mean=mean, shifted=shifted)
-        kernels.slots_to_windows(y, nodes, seq_len, *pyramid, mean=mean, shifted=shifted)
+    for shifted in (False, True):
+        y = kernels.windows_to_slots(q, nodes, slots, *pyramid, shifted=shifted)
+        kernels.slots_to_windows(y, nodes, seq_len, *pyramid, shifted=shifted)
 
 
 def compile_instead_of_running(compute_capability: int) -> None:

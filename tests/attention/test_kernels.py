@@ -119,15 +119,14 @@ def test_norm_scores(dim, heads, dtype, poisoned):
 def _check(name: str, x: Tensor, nodes: Tensor, length: int, *pyramid: int, shifted: bool) -> None:
     """One kernel, as the gather or its backward uses it or, shifted, as the scatter or its own."""
     kernel, plain = getattr(kernels, name), getattr(reference, name)
-    options = {"mean": not shifted, "shifted": shifted}
-    actual = kernel(x, nodes, length, *pyramid, **options)
+    actual = kernel(x, nodes, length, *pyramid, shifted=shifted)
     assert actual.dtype == x.dtype
-    expected = plain(x, nodes, length, *pyramid, **options)
+    expected = plain(x, nodes, length, *pyramid, shifted=shifted)
     for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
         contiguous = expected.permute(layout).is_contiguous()
         assert actual.permute(layout).is_contiguous() == contiguous
     in_float32, exact = (
-        plain(x.to(dtype), nodes, length, *pyramid, **options)
+        plain(x.to(dtype), nodes, length, *pyramid, shifted=shifted)
         for dtype in (torch.float32, torch.float64)
     )
     _assert_accurate(actual, in_float32, exact)
@@ -270,14 +269,14 @@ def test_offsets_beyond_32_bits():
     torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
     selection = select(query_scores, key_scores, config)
     slots = config.sub_sequence_length(length)
-    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, mean=True, shifted=False)
+    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, shifted=False)
     leaves = y[0, :, [-6, -5, -3, -2]]
     assert torch.equal(leaves, x[0, :, -4:])
     parents = y[0, :, [-4, -1]]
     torch.testing.assert_close(
         parents, x[0, :, -4:].unflatten(1, (2, 2)).float().mean(2).bfloat16()
     )
-    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, mean=False, shifted=True)
+    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, shifted=True)
     last = leaves[:, 3].float() + parents[:, 1].float()
     torch.testing.assert_close(back[0, :, -1], last.bfloat16())
 

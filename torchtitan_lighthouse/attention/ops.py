@@ -118,7 +118,6 @@ gather = _define(
     f"(Tensor x, Tensor nodes, SymInt slots, {_PYRAMID}) -> Tensor",
     _slots_fake,
     "windows_to_slots",
-    mean=True,
     shifted=False,
 )
 gather_backward = _define(
@@ -126,7 +125,6 @@ gather_backward = _define(
     f"(Tensor grad, Tensor nodes, SymInt seq_len, {_PYRAMID}) -> Tensor",
     _rows_fake,
     "slots_to_windows",
-    mean=True,
     shifted=False,
 )
 scatter = _define(
@@ -134,7 +132,6 @@ scatter = _define(
     f"(Tensor y, Tensor nodes, SymInt seq_len, {_PYRAMID}, int pieces) -> Tensor",
     _rows_fake,
     "slots_to_windows",
-    mean=False,
     shifted=True,
 )
 scatter_backward = _define(
@@ -142,7 +139,6 @@ scatter_backward = _define(
     f"(Tensor grad, Tensor nodes, SymInt slots, {_PYRAMID}, int pieces) -> Tensor",
     _slots_fake,
     "windows_to_slots",
-    mean=False,
     shifted=True,
 )
 
