@@ -6,8 +6,8 @@ of p rows is an entry of level 1, and the sums of the levels above are carried a
 windows are complete.
 
 The scatter's windows are the gather's moved by p^ℓ - 1 tokens. Counted in u = t + 1 they are
-windows of the pyramid again, entry i having window i + 1. SHIFT is 1 for them, which are summed, and
-0 for the gather, which takes means.
+windows of the pyramid again, entry i having window i + 1. SHIFT is 1 for them, which are summed,
+and 0 for the gather's, which are averaged.
 """
 
 import torch
