@@ -158,6 +158,24 @@ def test_dtypes_and_head_dims(dim, dtype, shifted, poisoned):
     _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, shifted=shifted)
 
 
+@pytest.mark.parametrize("shifted", SHIFTED)
+def test_float64_is_summed_in_float64(shifted, poisoned):
+    config, length = case(3, 4, 8, 2, 12)
+    slots = config.sub_sequence_length(length)
+    nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
+    for name, size, to in (
+        ("windows_to_slots", length, slots),
+        ("slots_to_windows", slots, length),
+    ):
+        rows = _strided_rows(1, 2, size, 32, torch.float64)
+        actual, plain = (
+            getattr(module, name)(rows, nodes, to, 3, 4, shifted=shifted)
+            for module in (kernels, reference)
+        )
+        # Sums of at most 16 rows, in another order.
+        torch.testing.assert_close(actual, plain, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
+
+
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
 @pytest.mark.parametrize("pieces", [2, 4])
 @pytest.mark.parametrize("pyramid", [(2, 4), (3, 2), (4, 2)], ids=str)
