@@ -207,15 +207,6 @@ def test_selection_is_that_of_one_device(size, pin_first, scores):
         assert torch.equal(index + offset, rows_of(whole.index, context_parallel, -1))
 
 
-def test_only_the_first_rank_pins():
-    config, length = GEOMETRIES[2]
-    pins = [
-        local_config(config, ContextParallel("", rank, 4), length // 4).pin_first
-        for rank in range(4)
-    ]
-    assert pins == [True, False, False, False]
-
-
 CONFIG = LighthouseConfig(levels=3, pooling_factor=4, topk=1536, tile=128)
 
 
@@ -235,6 +226,11 @@ def test_what_ranks_cannot_compute_is_refused(fields, degree, seq_len, message):
     config = LighthouseConfig(**{**vars(CONFIG), **fields})
     with pytest.raises(ValueError, match=message):
         config.validate_context_parallel(degree, seq_len)
+
+
+@pytest.mark.parametrize("scorer", ["dilated", "gla"])
+def test_one_level_is_accepted_with_any_scorer(scorer):
+    LighthouseConfig(levels=1, scorer=scorer).validate_context_parallel(2, 1000)
 
 
 @pytest.mark.parametrize("topk", [1024, 2048, 6144])

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.lengths import table_lengths
 from torchtitan_lighthouse.attention.selection import Selection
 
 # torch 2.13 has a new name for it and warns of the old one.
@@ -142,7 +143,7 @@ def _last_rows(y: Tensor, selection: Selection, config: LighthouseConfig, seq_le
 
     A row is zero where its entry is not gathered.
     """
-    lengths = [config.level_length(seq_len, level) for level in range(1, config.levels)]
+    lengths = table_lengths(seq_len, config.levels, config.pooling_factor)
     entries = [
         sum(lengths[:n]) + length * piece // 2 - 1
         for piece in (1, 2)

@@ -1,7 +1,7 @@
 """The ops as PyTorch sees them: schemas, implementations, autograd formulas.
 
 Each op has a plain implementation on every device, and most a Triton kernel on CUDA where Triton
-is installed. Callers name the op, never the implementation. All but the scores need two levels.
+is installed. Callers name the op, never the implementation. Pyramids have at least two levels.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
+from torchtitan_lighthouse.attention.lengths import sub_sequence_length, table_lengths
 
 kernels: ModuleType | None = None
 if find_spec("triton") is not None:
@@ -84,8 +85,8 @@ def _select_fake(
     pin_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, seq_len = query_scores.shape
-    slots = seq_len // pooling_factor ** (levels - 1) + (levels - 1) * pooling_factor * topk
-    entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
+    slots = sub_sequence_length(seq_len, levels, pooling_factor, topk)
+    entries = sum(table_lengths(seq_len, levels, pooling_factor))
     level, index, nodes = (
         query_scores.new_empty(batch, heads, size, dtype=torch.int32)
         for size in (slots, slots, entries)
