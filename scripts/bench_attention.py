@@ -21,6 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
 from torchtitan_lighthouse.attention import ops
+from torchtitan_lighthouse.attention.scorers import gla_log_decay
+from torchtitan_lighthouse.runs.table import markdown
 
 SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
 INPUT_SETS = 3
@@ -43,10 +45,10 @@ def main() -> None:
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(json.dumps(row), flush=True)
-    table = markdown(rows)
-    (args.out / "bench.md").write_text(table)
+    text = tables(rows)
+    (args.out / "bench.md").write_text(text)
     plot(rows, args.out / "bench.png")
-    print(table)
+    print(text)
 
 
 def parse_args() -> argparse.Namespace:
@@ -146,7 +148,7 @@ def bench_peers(
         sets = [random_qkv(shape, seq_len) for _ in range(INPUT_SETS)]
         return [tuple(x.transpose(1, 2).detach().requires_grad_() for x in s) for s in sets]
 
-    decay = torch.log1p(-torch.exp2(-5.0 - torch.arange(args.heads, device="cuda")))
+    decay = gla_log_decay(args.heads, torch.device("cuda"))
     gates = F.logsigmoid(torch.randn(1, seq_len, args.heads, args.head_dim, device="cuda"))
     nsa_gates = torch.rand(1, seq_len, 16, device="cuda", dtype=getattr(torch, args.dtype))
 
@@ -214,29 +216,25 @@ def median_ms(function: Callable[..., object], sets: list, repeats: int) -> floa
     return statistics.median(start.elapsed_time(end) for start, end in events)
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = [
-        "| N | k | S | dense fwd | LH fwd | × | floor | dense fwd+bwd | LH fwd+bwd | × | floor |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+def tables(rows: list[dict]) -> str:
+    """Times and speed-ups; the stages' times; memory, and the peers' times."""
+    stages = list(rows[0]["stages"])
+    heading = ("N", "k", "S", "dense fwd", "LH fwd", "×", "floor")
+    times = [(*heading, "dense fwd+bwd", "LH fwd+bwd", "×", "floor")]
+    by_stage = [("N", *stages)]
+    memory = [("N", "GiB dense", "lighthouse", "floor", "peers: fwd / fwd+bwd")]
     for r in rows:
         cells = [f"{r['N']:,}", f"{r['k']:,}", f"{r['S']:,}"]
         for kind in ("fwd", "fwd_bwd"):
             dense_ms, ours, floor = (r[f"{n}_{kind}"] for n in ("dense", "lighthouse", "floor"))
             ratios = f"{dense_ms / ours:.1f}", f"{floor:.2f} ({dense_ms / floor:.1f}×)"
             cells += [f"{dense_ms:.2f}", f"{ours:.2f}", *ratios]
-        lines.append("| " + " | ".join(cells) + " |")
-    stages = list(rows[0]["stages"])
-    lines += ["", "| N | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
-    for r in rows:
-        times = (f"{r['stages'][stage]:.3f}" for stage in stages)
-        lines.append(f"| {r['N']:,} | " + " | ".join(times) + " |")
-    lines += ["", "| N | GiB dense | lighthouse | floor | peers: fwd / fwd+bwd |", "|---" * 5 + "|"]
-    for r in rows:
+        times.append(cells)
+        by_stage.append((cells[0], *(f"{r['stages'][stage]:.3f}" for stage in stages)))
         peaks = (f"{r[f'{n}_peak_gib']:.2f}" for n in ("dense", "lighthouse", "floor"))
         peers = ", ".join(f"{n} {f:.2f} / {b:.2f}" for n, (f, b) in r.get("peers", {}).items())
-        lines.append(f"| {r['N']:,} | " + " | ".join(peaks) + f" | {peers or '-'} |")
-    return "\n".join(lines) + "\n"
+        memory.append((cells[0], *peaks, peers or "-"))
+    return "\n".join(markdown(table) for table in (times, by_stage, memory))
 
 
 def plot(rows: list[dict], path: Path) -> None:

@@ -57,7 +57,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one run")
     parser.add_argument("--out", type=Path, default=Path(time.strftime(OUT)), help="a new folder")
     parser.add_argument("--common", type=shlex.split, default=[], help="options of every run")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.steps <= args.skip:
+        parser.error(f"--steps {args.steps} must be more than --skip {args.skip}, to time any")
+    return args
 
 
 def summarise(name: str, records: list[dict], skip: int) -> dict:

@@ -20,6 +20,8 @@ CONFIG = LighthouseConfig(levels=3, pooling_factor=2, topk=4, tile=2)
 COLOURS = {"gathered": "#4c86c6", "expanded": "#f0a640", "not gathered": "#eeeeee"}
 GAP = 0.06
 
+Slots = dict[tuple[int, int], int]  # (level, index) of a gathered entry to its place
+
 
 def main() -> None:
     torch.manual_seed(3)
@@ -28,8 +30,9 @@ def main() -> None:
     figure, (pyramid, sequence) = plt.subplots(
         2, 1, figsize=(11, 3.6), height_ratios=[3, 1.1], layout="constrained"
     )
-    draw_pyramid(pyramid, selection)
-    draw_sequence(sequence, selection)
+    slots = slots_of(selection)
+    draw_pyramid(pyramid, slots)
+    draw_sequence(sequence, slots)
     figure.legend(
         handles=[Patch(color=c, label=n) for n, c in COLOURS.items()],
         loc="outside lower center",
@@ -42,24 +45,24 @@ def main() -> None:
     print(out)
 
 
-def draw_pyramid(axis: plt.Axes, selection: Selection) -> None:
-    places = slots(selection)
+def draw_pyramid(axis: plt.Axes, slots: Slots) -> None:
     for level in range(CONFIG.levels):
         window = CONFIG.pooling_factor**level
         for index in range(SEQ_LEN // window):
-            slot = places.get((level, index))
-            box(axis, index * window, level, window, colour(selection, level, index), slot)
-    axis.set(xlim=(0, SEQ_LEN), ylim=(-0.05, CONFIG.levels), yticks=[0.5, 1.5, 2.5], xticks=[])
-    axis.set_yticklabels(["tokens", "means of 2", "means of 4"])
+            slot = slots.get((level, index))
+            box(axis, index * window, level, window, colour(slots, level, index), slot)
+    axis.set(xlim=(0, SEQ_LEN), ylim=(-0.05, CONFIG.levels), xticks=[])
+    means = [f"means of {CONFIG.pooling_factor**level}" for level in range(1, CONFIG.levels)]
+    axis.set_yticks([level + 0.5 for level in range(CONFIG.levels)], ["tokens", *means])
     axis.set_title("The pyramid of q, k and v; numbers are places in the sub-sequence", loc="left")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
-def draw_sequence(axis: plt.Axes, selection: Selection) -> None:
+def draw_sequence(axis: plt.Axes, slots: Slots) -> None:
     length = CONFIG.sub_sequence_length(SEQ_LEN)
-    for (level, index), slot in slots(selection).items():
-        box(axis, slot, 0, 1, colour(selection, level, index), slot)
+    for (level, index), slot in slots.items():
+        box(axis, slot, 0, 1, colour(slots, level, index), slot)
     axis.set(xlim=(0, length), ylim=(-0.05, 1), yticks=[], xticks=[])
     axis.set_title(
         f"The sub-sequence of S = {length}: children before their parent, attended to causally",
@@ -74,16 +77,15 @@ def box(axis: plt.Axes, x: float, y: float, width: float, fill: str, slot: int |
         axis.text(x + width / 2, y + 0.5, str(slot), ha="center", va="center", fontsize=7)
 
 
-def slots(selection: Selection) -> dict[tuple[int, int], int]:
+def slots_of(selection: Selection) -> Slots:
     pairs = zip(selection.level.flatten().tolist(), selection.index.flatten().tolist(), strict=True)
     return {pair: slot for slot, pair in enumerate(pairs)}
 
 
-def colour(selection: Selection, level: int, index: int) -> str:
-    places = slots(selection)
-    if (level, index) not in places:
+def colour(slots: Slots, level: int, index: int) -> str:
+    if (level, index) not in slots:
         return COLOURS["not gathered"]
-    is_expanded = (level - 1, index * CONFIG.pooling_factor) in places
+    is_expanded = (level - 1, index * CONFIG.pooling_factor) in slots
     return COLOURS["expanded" if is_expanded else "gathered"]
 
 

@@ -28,7 +28,6 @@ def case_id(value: Case) -> str:
 
 ONE_LEVEL = case(1, 2, 2, 1, 24)
 CASES = [
-    ONE_LEVEL,
     case(2, 2, 2, 2, 6),
     case(2, 4, 8, 2, 12),
     case(3, 2, 4, 2, 7),

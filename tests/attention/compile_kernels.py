@@ -1,7 +1,7 @@
 """Compile every kernel for a GPU that need not be there: ``compile_kernels.py COMPUTE_CAPABILITY``.
 
 A program of its own, for Triton decides once per process whether it interprets. Prints a line for
-each kernel: its name, and the bytes of local memory a thread takes because registers ran out.
+each kernel: its name, and the bytes of stack a thread takes because registers ran out.
 """
 
 import re
@@ -21,6 +21,13 @@ from torchtitan_lighthouse.attention import kernels
 
 CASES = {
     "530M at 98,304": (LighthouseConfig(topk=1536), 98_304, (8, 8), 128, torch.bfloat16),
+    "530M in one tile": (
+        LighthouseConfig(topk=1536, tile=1536),
+        98_304,
+        (8, 8),
+        128,
+        torch.bfloat16,
+    ),
     "8B at 131,072": (LighthouseConfig(topk=2048), 131_072, (32, 8), 128, torch.bfloat16),
     "530M at 1M": (LighthouseConfig(levels=4, topk=4096), 2**20, (8, 8), 128, torch.bfloat16),
     "float32": (LighthouseConfig(levels=2, topk=256), 16_384, (8, 8), 64, torch.float32),
@@ -33,9 +40,9 @@ def launch_all(config, seq_len, heads, dim, dtype):
     slots = config.sub_sequence_length(seq_len)
     scores = kernels.norm_scores(q, k)
     *_, nodes = kernels.select(*scores, *pyramid, config.topk, config.tile, config.pin_first)
-    for mean, shifted in ((True, False), (False, True)):
-        y = kernels.windows_to_slots(q, nodes, slots, *pyramid, mean=mean, shifted=shifted)
-        kernels.slots_to_windows(y, nodes, seq_len, *pyramid, mean=mean, shifted=shifted)
+    for shifted in (False, True):
+        y = kernels.windows_to_slots(q, nodes, slots, *pyramid, shifted=shifted)
+        kernels.slots_to_windows(y, nodes, seq_len, *pyramid, shifted=shifted)
 
 
 def compile_instead_of_running(compute_capability: int) -> None:
@@ -55,7 +62,7 @@ def compile_instead_of_running(compute_capability: int) -> None:
             cubin.flush()
             command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", cubin.name]
             usage = subprocess.check_output(command, text=True)
-        print(self.fn.__name__, re.search(r"LOCAL:(\d+)", usage)[1])
+        print(self.fn.__name__, re.search(r"STACK:(\d+)", usage)[1])
 
     JITFunction.run = compile_and_report
 

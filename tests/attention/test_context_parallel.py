@@ -8,11 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import slow_loop
 from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
 from tests.ranks import run_ranks
-from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig, select
+from torchtitan_lighthouse import (
+    LighthouseAttention,
+    LighthouseConfig,
+    lighthouse_attention,
+    select,
+)
 from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel, local_config
 
@@ -30,6 +36,7 @@ GEOMETRIES = [
 ]
 HEADS = (4, 2)
 RUNS = [*(("eager", geometry) for geometry in GEOMETRIES), ("compiled", GEOMETRIES[2])]
+LOW_PRECISION = ("bfloat16", GEOMETRIES[4])
 
 
 def run_id(value: tuple[str, Case]) -> str:
@@ -64,12 +71,13 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
     )
     context_parallel = ContextParallel.of(distributed.group.WORLD)
     results = {}
-    for mode, (config, length) in RUNS:
+    for mode, (config, length) in [*RUNS, LOW_PRECISION]:
         attention = AllGatherAttention(context_parallel)
         module = LighthouseAttention(attention, config, context_parallel)
         if mode == "compiled":
             module.compile(fullgraph=True, backend="aot_eager")
-        local = [rows_of(x, context_parallel, 2) for x in inputs(length)]
+        dtype = torch.bfloat16 if mode == "bfloat16" else torch.float64
+        local = [rows_of(x, context_parallel, 2) for x in inputs(length, dtype)]
         results[run_id((mode, (config, length)))] = run(partial(module, enable_gqa=True), *local)
     torch.save((context_parallel, results), folder / f"{rank}.pt")
     distributed.barrier()  # a rank that is done would close the connections that others read
@@ -84,15 +92,15 @@ def ranks(request, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
 
 
+def slow(config: LighthouseConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if config.levels == 1:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return slow_loop.lighthouse_attention(q, k, v, config)[0]
+
+
 @pytest.fixture(scope="module")
 def expected():
     """What the slow loop computes on the whole sequence."""
-
-    def slow(config, q, k, v):
-        if config.levels == 1:
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return slow_loop.lighthouse_attention(q, k, v, config)[0]
-
     return {
         case_id((config, length)): run(partial(slow, config), *inputs(length))
         for config, length in GEOMETRIES
@@ -107,22 +115,63 @@ def test_output_and_gradients_are_those_of_one_device(ranks, expected, name):
             torch.testing.assert_close(actual, rows_of(e, context_parallel, 2), **EXACT)
 
 
-def test_lengths_share_one_dynamic_graph():
-    """On a group of ranks that send nothing: what they compute is not looked at."""
+def test_bfloat16_is_as_near_to_float64_as_on_one_device(ranks):
+    config, length = LOW_PRECISION[1]
+    qkv_and_upstream = inputs(length, torch.bfloat16)
+    exact = run(partial(slow, config), *(x.double() for x in qkv_and_upstream))
+    one_device = run(partial(lighthouse_attention, config=config), *qkv_and_upstream)
+    for n, name in enumerate(("out", "dq", "dk", "dv")):
+        allowed = (one_device[n].double() - exact[n]).abs()
+        error = torch.cat(
+            [
+                results[run_id(LOW_PRECISION)][n].double() - rows_of(exact[n], place, 2)
+                for place, results in ranks
+            ]
+        ).abs()
+        assert error.max() <= 2 * allowed.max(), name
+        assert error.mean() <= 1.1 * allowed.mean(), name
+
+
+@pytest.fixture
+def layer():
+    """Of a rank among ranks that send nothing: the numbers that it computes are not looked at."""
     torch.compiler.reset()
     distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
-    try:
-        context_parallel = ContextParallel.of(distributed.group.WORLD)
-        config, length = GEOMETRIES[2]
-        attention = AllGatherAttention(context_parallel)
-        counter = CompileCounterWithBackend("aot_eager")
-        layer = LighthouseAttention(attention, config, context_parallel)
-        layer.compile(fullgraph=True, backend=counter)
-        for n in (1, 2, 3, 4):
-            layer(*random_qkv(n * length // 4))
-        assert counter.frame_count == 2  # one for the first length, one for all others
-    finally:
-        distributed.destroy_process_group()
+    context_parallel = ContextParallel.of(distributed.group.WORLD)
+    attention = AllGatherAttention(context_parallel)
+    yield LighthouseAttention(attention, GEOMETRIES[2][0], context_parallel)
+    distributed.destroy_process_group()
+
+
+def test_lengths_share_one_dynamic_graph(layer):
+    length = GEOMETRIES[2][1]
+    counter = CompileCounterWithBackend("aot_eager")
+    layer.compile(fullgraph=True, backend=counter)
+    for n in (1, 2, 3, 4):
+        layer(*random_qkv(n * length // 4))
+    assert counter.frame_count == 2  # one for the first length, one for all others
+
+
+class RecordOps(TorchDispatchMode):
+    """Keeps the names of the ops that run, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_spills_travels_while_the_scatter_runs(layer):
+    with RecordOps() as record:
+        out = layer(*random_qkv(GEOMETRIES[2][1] // 4, heads=HEADS), enable_gqa=True)
+    last_sent = max(n for n, name in enumerate(record.names) if "all_gather" in name)
+    scatter = record.names.index("scatter.default")
+    first_read = record.names.index("unbind.int", last_sent)
+    assert last_sent < scatter < first_read
+    assert out.transpose(1, 2).is_contiguous()
 
 
 def test_some_last_entries_are_gathered_and_some_are_not():
@@ -158,15 +207,6 @@ def test_selection_is_that_of_one_device(size, pin_first, scores):
         assert torch.equal(index + offset, rows_of(whole.index, context_parallel, -1))
 
 
-def test_only_the_first_rank_pins():
-    config, length = GEOMETRIES[2]
-    pins = [
-        local_config(config, ContextParallel("", rank, 4), length // 4).pin_first
-        for rank in range(4)
-    ]
-    assert pins == [True, False, False, False]
-
-
 CONFIG = LighthouseConfig(levels=3, pooling_factor=4, topk=1536, tile=128)
 
 
@@ -186,6 +226,11 @@ def test_what_ranks_cannot_compute_is_refused(fields, degree, seq_len, message):
     config = LighthouseConfig(**{**vars(CONFIG), **fields})
     with pytest.raises(ValueError, match=message):
         config.validate_context_parallel(degree, seq_len)
+
+
+@pytest.mark.parametrize("scorer", ["dilated", "gla"])
+def test_one_level_is_accepted_with_any_scorer(scorer):
+    LighthouseConfig(levels=1, scorer=scorer).validate_context_parallel(2, 1000)
 
 
 @pytest.mark.parametrize("topk", [1024, 2048, 6144])

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.attention.cases import (
     case,
@@ -19,23 +18,12 @@ from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attentio
 
 
 @pytest.mark.parametrize("heads", [(1, 1), (2, 1)], ids=["H1:1", "H2:1"])
-@pytest.mark.parametrize(
-    "geometry", [case(1, 2, 2, 1, 12), case(2, 4, 2, 2, 3), case(3, 2, 2, 2, 3)], ids=case_id
-)
+@pytest.mark.parametrize("geometry", [case(2, 4, 2, 2, 3), case(3, 2, 2, 2, 3)], ids=case_id)
 def test_gradcheck_at_a_fixed_selection(geometry, heads):
     config, length = geometry
     selection = random_selection(config, length, heads=heads[1])
     attend = partial(lighthouse_attention, config=config, selection=selection)
     assert torch.autograd.gradcheck(attend, requires_grad(*random_qkv(length, heads=heads, dim=2)))
-
-
-def test_second_derivatives_at_a_fixed_selection():
-    config, length = case(3, 2, 2, 2, 3)
-    selection = random_selection(config, length, heads=1)
-    attend = partial(lighthouse_attention, config=config, selection=selection)
-    qkv = requires_grad(*random_qkv(length, heads=(2, 1), dim=2))
-    with sdpa_kernel(SDPBackend.MATH):  # no fused one has second derivatives
-        assert torch.autograd.gradgradcheck(attend, qkv)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

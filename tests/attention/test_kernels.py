@@ -34,6 +34,7 @@ GPU_CASES = [
         case(3, 2, 256, 4, 1024),
         case(6, 4, 16, 2, 24),
         case(4, 8, 64, 2, 100),
+        case(2, 2, 128, 1, 8192),  # the most that one program selects from
         case(2, 2, 128, 1, 16384),
     )
 ]
@@ -118,15 +119,14 @@ def test_norm_scores(dim, heads, dtype, poisoned):
 def _check(name: str, x: Tensor, nodes: Tensor, length: int, *pyramid: int, shifted: bool) -> None:
     """One kernel, as the gather or its backward uses it or, shifted, as the scatter or its own."""
     kernel, plain = getattr(kernels, name), getattr(reference, name)
-    options = {"mean": not shifted, "shifted": shifted}
-    actual = kernel(x, nodes, length, *pyramid, **options)
+    actual = kernel(x, nodes, length, *pyramid, shifted=shifted)
     assert actual.dtype == x.dtype
-    expected = plain(x, nodes, length, *pyramid, **options)
+    expected = plain(x, nodes, length, *pyramid, shifted=shifted)
     for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
         contiguous = expected.permute(layout).is_contiguous()
         assert actual.permute(layout).is_contiguous() == contiguous
     in_float32, exact = (
-        plain(x.to(dtype), nodes, length, *pyramid, **options)
+        plain(x.to(dtype), nodes, length, *pyramid, shifted=shifted)
         for dtype in (torch.float32, torch.float64)
     )
     _assert_accurate(actual, in_float32, exact)
@@ -156,6 +156,24 @@ def test_windows_and_slots(value, heads, shifted, poisoned):
 @pytest.mark.parametrize("dim", [33, 80, 128, 256])
 def test_dtypes_and_head_dims(dim, dtype, shifted, poisoned):
     _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, shifted=shifted)
+
+
+@pytest.mark.parametrize("shifted", SHIFTED)
+def test_float64_is_summed_in_float64(shifted, poisoned):
+    config, length = case(3, 4, 8, 2, 12)
+    slots = config.sub_sequence_length(length)
+    nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
+    for name, size, to in (
+        ("windows_to_slots", length, slots),
+        ("slots_to_windows", slots, length),
+    ):
+        rows = _strided_rows(1, 2, size, 32, torch.float64)
+        actual, plain = (
+            getattr(module, name)(rows, nodes, to, 3, 4, shifted=shifted)
+            for module in (kernels, reference)
+        )
+        # Sums of at most 16 rows, in another order.
+        torch.testing.assert_close(actual, plain, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
@@ -269,14 +287,14 @@ def test_offsets_beyond_32_bits():
     torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
     selection = select(query_scores, key_scores, config)
     slots = config.sub_sequence_length(length)
-    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, mean=True, shifted=False)
+    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, shifted=False)
     leaves = y[0, :, [-6, -5, -3, -2]]
     assert torch.equal(leaves, x[0, :, -4:])
     parents = y[0, :, [-4, -1]]
     torch.testing.assert_close(
         parents, x[0, :, -4:].unflatten(1, (2, 2)).float().mean(2).bfloat16()
     )
-    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, mean=False, shifted=True)
+    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, shifted=True)
     last = leaves[:, 3].float() + parents[:, 1].float()
     torch.testing.assert_close(back[0, :, -1], last.bfloat16())
 

@@ -22,6 +22,6 @@ def test_kernels_compile_and_fit_in_registers(compute_capability):
     environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.attention.compile_kernels", str(compute_capability)]
     output = subprocess.check_output(command, text=True, env=environment, timeout=300)
-    local_bytes = [line.split() for line in output.splitlines()]
-    assert {name for name, _ in local_bytes} == KERNELS
-    assert all(size == "0" for _, size in local_bytes), output
+    stack_bytes = [line.split() for line in output.splitlines()]
+    assert {name for name, _ in stack_bytes} == KERNELS
+    assert all(size == "0" for _, size in stack_bytes), output

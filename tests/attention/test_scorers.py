@@ -68,10 +68,25 @@ def test_gla(heads, length):
     _assert_scores(SCORERS["gla"](q, k, v, LighthouseConfig()), expected)
 
 
-def test_gla_decays_lie_between_zero_and_one():
-    decays = gla_log_decay(8, torch.device("cpu")).exp()
-    assert decays.shape == (8,)
-    assert ((decays > 0) & (decays < 1)).all()
+def test_gla_decays_of_8_heads_are_retnets():
+    retnet = torch.tensor([1 - 2.0 ** (-5 - head) for head in range(8)])
+    assert torch.equal(gla_log_decay(8, torch.device("cpu")), retnet.double().log().float())
+
+
+def test_gla_decays_of_32_heads_span_the_same_range():
+    decays = gla_log_decay(32, torch.device("cpu")).exp()
+    assert (decays.diff() > 0).all()
+    torch.testing.assert_close(decays[[0, -1]], torch.tensor([1 - 2.0**-5, 1 - 2.0**-12]))
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_autocast_changes_no_score(scorer):
+    q, k, v = random_qkv(40, heads=(4, 2), dtype=torch.float32)
+    plain = SCORERS[scorer](q, k, v, LighthouseConfig())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast = SCORERS[scorer](q, k, v, LighthouseConfig())
+    for a, p in zip(autocast, plain, strict=True):
+        assert torch.equal(a, p)
 
 
 def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):

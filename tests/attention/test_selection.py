@@ -29,7 +29,7 @@ SCORES = {
 @st.composite
 def geometries(draw):
     """Every kind of geometry that the rules admit, small enough to enumerate."""
-    levels = draw(st.integers(1, 4))
+    levels = draw(st.integers(2, 4))
     p = draw(st.sampled_from([2, 4] if levels < 4 else [2]))
     tile = draw(st.sampled_from([2, 4, 6, 8]))
     tiles = draw(st.integers(1, 3))
@@ -37,26 +37,19 @@ def geometries(draw):
     return case(levels, p, tile, tiles, tile_length, pin_first=draw(st.booleans()))
 
 
-@settings(max_examples=60, deadline=None)
-@given(geometry=geometries(), kind=st.sampled_from(sorted(SCORES)), seed=st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+@given(
+    geometry=geometries() | st.sampled_from(CASES),
+    kind=st.sampled_from(sorted(SCORES)),
+    seed=st.integers(0, 2**31),
+)
 def test_equals_the_slow_loop_on_any_geometry(geometry, kind, seed):
     config, length = geometry
     torch.manual_seed(seed)
-    query_scores, key_scores = SCORES[kind]((2, 2, 1, length))
+    query_scores, key_scores = SCORES[kind]((2, 2, 3, length))
     selection = select(query_scores, key_scores, config)
     assert selection.level.shape[-1] == config.sub_sequence_length(length)
     entries = entries_of(selection)
-    for b in range(2):
-        expected = slow_loop.select(query_scores[b, 0].tolist(), key_scores[b, 0].tolist(), config)
-        assert entries[b][0] == expected
-
-
-@pytest.mark.parametrize("kind", SCORES)
-@pytest.mark.parametrize("geometry", CASES, ids=case_id)
-def test_equals_the_slow_loop(geometry, kind):
-    config, length = geometry
-    query_scores, key_scores = SCORES[kind]((2, 2, 3, length))
-    entries = entries_of(select(query_scores, key_scores, config))
     for b in range(2):
         for h in range(3):
             scores = query_scores[b, h].tolist(), key_scores[b, h].tolist()
@@ -97,11 +90,6 @@ def test_fields_are_int32_of_the_stated_shapes(geometry):
     assert {t.dtype for t in selection} == {torch.int32}
 
 
-def test_one_level_selects_every_position_in_order():
-    selection = random_selection(LighthouseConfig(levels=1), 13)
-    assert entries_of(selection)[0][1] == [(0, j) for j in range(13)]
-
-
 @pytest.mark.parametrize("geometry", CASES, ids=case_id)
 def test_windows_ends_never_decrease(geometry):
     config, length = geometry
@@ -138,17 +126,6 @@ def test_nodes_invert_the_order(geometry):
         assert selection.nodes[0, h].tolist() == expected
 
 
-@pytest.mark.parametrize("geometry", CASES, ids=case_id)
-def test_leaves_sit_before_their_parent(geometry):
-    config, length = geometry
-    p = config.pooling_factor
-    for entries in entries_of(random_selection(config, length))[0]:
-        slots = {entry: slot for slot, entry in enumerate(entries)}
-        for level, j in entries:
-            if config.levels > 1 and level == 0:
-                assert slots[0, j] == slots[1, j // p] - p + j % p
-
-
 @pytest.mark.parametrize("geometry", PINNED, ids=case_id)
 def test_pinning_expands_the_first_entry_of_every_level(geometry):
     config, length = geometry
@@ -183,3 +160,8 @@ def test_a_length_that_the_pyramid_cannot_take_is_refused():
     config, length = case(3, 4, 8, 2, 12)
     with pytest.raises(ValueError, match=f"seq_len={length + 1}"):
         select(*torch.rand(2, 1, 1, length + 1), config)
+
+
+def test_one_level_is_refused():
+    with pytest.raises(ValueError, match="levels=1 is dense attention"):
+        select(*torch.rand(2, 1, 1, 16), LighthouseConfig(levels=1))

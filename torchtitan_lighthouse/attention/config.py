@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+from torchtitan_lighthouse.attention.lengths import sub_sequence_length
 from torchtitan_lighthouse.attention.scorers import SCORERS
 
 
@@ -63,59 +64,49 @@ class LighthouseConfig:
         """k/m, the tiles that the coarsest level is cut into; selection is local to each."""
         return self.topk // self.tile
 
-    def level_length(self, seq_len: int, level: int) -> int:
-        """N/p^level, the entries of one level."""
-        return int(seq_len // self.pooling_factor**level)
-
     def sub_sequence_length(self, seq_len: int) -> int:
-        """S = N/p^(L-1) + (L-1)·p·k, the gathered entries; the same for every head and input.
+        """S, the gathered entries (see ``lengths.sub_sequence_length``); N itself with one level.
 
         Raises:
             ValueError: the pyramid does not fit ``seq_len`` (see ``validate_seq_len``).
         """
         self.validate_seq_len(seq_len)
-        coarsest = self.level_length(seq_len, self.levels - 1)
-        return coarsest + (self.levels - 1) * self.pooling_factor * self.topk
+        return sub_sequence_length(seq_len, self.levels, self.pooling_factor, self.topk)
 
     def validate_seq_len(self, seq_len: int) -> None:
         """Refuse a sequence length that this pyramid or scorer cannot take.
 
         The coarsest level has N/p^(L-1) entries: a whole number, cut into k/m equal tiles of at
-        least m entries each, so that k of them can be expanded.
+        least m entries each, so that k of them can be expanded. One level takes any length.
 
         Raises:
             ValueError: names the nearest lengths that would work.
         """
-        unit, shortest = 1, 1
+        unit, shortest, rule = 1, 1, "must be at least 1"
         if self.levels > 1:
-            unit, shortest = self.coarsest_window * self.tiles, self.coarsest_window * self.topk
-        if self.scorer == "dilated":
-            unit = math.lcm(unit, self.dilation)
+            window = self.coarsest_window
+            unit, shortest = window * self.tiles, window * self.topk
+            rule = (
+                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = {window}·{self.tiles}"
+                f" = {unit} and at least pooling_factor^(levels-1)·topk = {shortest}"
+            )
+            if self.scorer == "dilated":
+                unit = math.lcm(unit, self.dilation)
+                rule += f" and a multiple of dilation={self.dilation}"
         if seq_len < shortest or seq_len % unit:
             lengths = _multiples(seq_len, unit, at_least=shortest)
-            raise _refusal("seq_len", seq_len, self._seq_len_rule(), *lengths)
-
-    def _seq_len_rule(self) -> str:
-        window, rules = self.coarsest_window, []
-        if self.levels > 1:
-            rules.append(
-                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = {window}·{self.tiles}"
-                f" = {window * self.tiles} and at least pooling_factor^(levels-1)·topk = "
-                f"{window * self.topk}"
-            )
-        if self.scorer == "dilated":
-            rules.append(f"must be a multiple of dilation={self.dilation}")
-        return " and ".join(rules)
+            raise _refusal("seq_len", seq_len, rule, *lengths)
 
     def validate_context_parallel(self, degree: int, seq_len: int) -> None:
         """Refuse what ``degree`` ranks, of 2·degree pieces of ``seq_len``, cannot do as one device.
 
-        Scores may read nothing that another rank holds, and each piece needs whole tiles.
+        Scores may read nothing that another rank holds, and each piece needs whole tiles. With one
+        level nothing is scored.
 
         Raises:
             ValueError: names the nearest values that would work.
         """
-        if self.scorer != "norm":
+        if self.levels > 1 and self.scorer != "norm":
             rule = f"reads tokens that others of the {degree} context-parallel ranks hold"
             raise _refusal("scorer", self.scorer, rule, "norm")
         pieces = 2 * degree
@@ -124,7 +115,7 @@ class LighthouseConfig:
             raise _refusal("seq_len", seq_len, rule, *_multiples(seq_len, pieces))
         if self.levels > 1 and self.tiles % pieces:
             unit = pieces * self.tile
-            coarsest = self.level_length(seq_len, self.levels - 1)
+            coarsest = seq_len // self.coarsest_window
             tiles = range(pieces, coarsest // self.tile + 1, pieces)
             budgets = [n * self.tile for n in tiles if coarsest % n == 0]
             nearest = _neighbours(self.topk, budgets) or _multiples(self.topk, unit)

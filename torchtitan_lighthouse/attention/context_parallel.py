@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.lengths import table_lengths
 from torchtitan_lighthouse.attention.selection import Selection
 
 # torch 2.13 has a new name for it and warns of the old one.
@@ -73,45 +74,66 @@ def local_config(
     )
 
 
-def add_spill(
-    out: Tensor,
+def start_spill(
     y: Tensor,
     selection: Selection,
     config: LighthouseConfig,
     context_parallel: ContextParallel,
+    seq_len: int,
 ) -> Tensor:
-    """Add what the pieces before a rank's two scatter into these. A collective.
+    """Send what the scatter of ``y`` spills over the edges of pieces, without waiting for it.
 
     Args:
-        out: [B, Hx, N, D], the scatter of ``y`` with ``pieces=2``.
         y: [B, Hx, S, D], the rank's entries after attention.
-        selection: that of the rank's two pieces, of N tokens together.
+        selection: that of the rank's two pieces, of ``seq_len`` tokens together.
         config: the numbers that selected it (see ``local_config``).
 
     Returns:
-        [B, Hx, N, D], in memory as [B, N, Hx, D].
+        [2W, B, Hx, L-1, D], for ``add_spill_``: waits for the other ranks where it is first read.
     """
-    rows = _last_rows(y, selection, config, out.shape[2])
-    by_piece = gather_pieces(rows, context_parallel)
+    return _start_gather(_last_rows(y, selection, config, seq_len), context_parallel)
+
+
+def add_spill_(
+    out: Tensor, rows: Tensor, config: LighthouseConfig, context_parallel: ContextParallel
+) -> Tensor:
+    """Add, in place, what the pieces before a rank's two scatter into these.
+
+    Args:
+        out: [B, Hx, N, D], the scatter with ``pieces=2``.
+        rows: what ``start_spill`` returned.
+
+    Returns:
+        ``out``.
+    """
+    by_piece = _in_order(rows)
     head, tail = context_parallel.pieces
     before_head = by_piece[head - 1] if head > 0 else torch.zeros_like(by_piece[0])
     rows = torch.stack([before_head, by_piece[tail - 1]], 3)
-    rows = rows.to(torch.promote_types(y.dtype, torch.float32))
+    rows = rows.to(torch.promote_types(out.dtype, torch.float32))
 
     reach = [config.pooling_factor**level - 1 for level in range(1, config.levels)]
-    position = torch.arange(reach[-1], device=y.device)
+    position = torch.arange(reach[-1], device=out.device)
     spill = rows.new_zeros(())
     for level_reach, level_rows in zip(reach, rows.unbind(2), strict=True):
         within = (position < level_reach).unsqueeze(-1)
         spill = spill + torch.where(within, level_rows.unsqueeze(3), 0.0)
     starts = torch.cat([position, position + out.shape[2] // 2])
-    spill = spill.flatten(2, 3).to(out.dtype)
-    return out.transpose(1, 2).index_add(1, starts, spill.transpose(1, 2)).transpose(1, 2)
+    return out.index_add_(2, starts, spill.flatten(2, 3).to(out.dtype))
 
 
 def gather_pieces(pieces: Tensor, context_parallel: ContextParallel) -> Tensor:
     """All ranks' pieces in the order of the sequence: [2, ...] to [2W, ...]. A collective."""
-    by_rank = _all_gather(pieces.contiguous(), 0, context_parallel.group_name)
+    return _in_order(_start_gather(pieces, context_parallel))
+
+
+def _start_gather(pieces: Tensor, context_parallel: ContextParallel) -> Tensor:
+    """All ranks' pieces rank by rank: [2, ...] to [2W, ...], complete once it is read."""
+    return _all_gather(pieces.contiguous(), 0, context_parallel.group_name)
+
+
+def _in_order(by_rank: Tensor) -> Tensor:
+    """Pieces rank by rank, [2W, ...], to the order of the sequence."""
     heads, tails = by_rank.unflatten(0, (-1, 2)).unbind(1)
     return torch.cat([heads, tails.flip(0)])
 
@@ -121,7 +143,7 @@ def _last_rows(y: Tensor, selection: Selection, config: LighthouseConfig, seq_le
 
     A row is zero where its entry is not gathered.
     """
-    lengths = [config.level_length(seq_len, level) for level in range(1, config.levels)]
+    lengths = table_lengths(seq_len, config.levels, config.pooling_factor)
     entries = [
         sum(lengths[:n]) + length * piece // 2 - 1
         for piece in (1, 2)

@@ -11,9 +11,11 @@ from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import (
     ContextParallel,
-    add_spill,
+    add_spill_,
     local_config,
+    start_spill,
 )
+from torchtitan_lighthouse.attention.lengths import table_lengths
 from torchtitan_lighthouse.attention.scorers import SCORERS
 from torchtitan_lighthouse.attention.selection import Selection, select
 
@@ -30,11 +32,13 @@ def lighthouse_attention(
 ) -> Tensor:
     """Causal attention over the S entries that a selection gathers from the pyramid of q, k and v.
 
+    Lighthouse attention (arXiv 2605.06554): score, select, gather, attend, scatter back.
+
     Not causal in one respect, by the paper's design: which entries are gathered depends on the
     whole sequence. Given the selection, output t depends on inputs up to t alone.
 
     Args:
-        q: [B, Hq, N, D].
+        q: [B, Hq, N, D], of any floating dtype that ``attention`` takes.
         k, v: [B, Hkv, N, D], Hq a multiple of Hkv. The heads of a group share one selection.
         config: the pyramid, the budget and the scorer. With one level this is ``attention`` itself.
         attention: what attends, with the signature of ``F.scaled_dot_product_attention``, which is
@@ -45,7 +49,8 @@ def lighthouse_attention(
             pieces of all ranks.
 
     Returns:
-        [B, Hq, N, D] of the dtype that ``attention`` returns, in memory as [B, N, Hq, D].
+        [B, Hq, N, D] of the dtype that ``attention`` returns, in memory as [B, N, Hq, D]; with one
+        level as ``attention`` lays it out.
 
     Raises:
         ValueError: shapes that do not belong together, or an N that the pyramid cannot take.
@@ -71,15 +76,16 @@ def lighthouse_attention(
     y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
+    rows = start_spill(y, selection, config, context_parallel, seq_len)
     out = scatter(y, selection, config, seq_len, pieces=2)
-    return add_spill(out, y, selection, config, context_parallel)
+    return add_spill_(out, rows, config, context_parallel)
 
 
 def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:
     """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D].
 
-    Row s is the mean of x over the window of entry (level[s], index[s]). Hx is a multiple of the
-    selection's heads.
+    Row s is the mean of x over the window of entry (level[s], index[s]), in x's dtype; sums are
+    taken in float32, or float64 for float64. Hx is a multiple of the selection's heads.
     """
     slots = selection.index.shape[-1]
     rows: Tensor = ops.gather(x, selection.nodes, slots, config.levels, config.pooling_factor)
@@ -93,7 +99,8 @@ def scatter(
 
     Entry (ℓ, i) is added to the p^ℓ positions from the last token of its window onwards, so that
     nothing sees its future. The sequence is cut into ``pieces`` equal ones that are contiguous each
-    but not with each other; what would spill out of a piece is dropped.
+    but not with each other; what would spill out of a piece is dropped. Dtypes as in ``gather``; in
+    memory the result is [B, N, Hx, D].
     """
     rows: Tensor = ops.scatter(
         y, selection.nodes, seq_len, config.levels, config.pooling_factor, pieces
@@ -104,7 +111,7 @@ def scatter(
 def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfig) -> None:
     batch, kv_heads, seq_len, _ = k.shape
     slots = config.sub_sequence_length(seq_len)
-    entries = sum(config.level_length(seq_len, level) for level in range(1, config.levels))
+    entries = sum(table_lengths(seq_len, config.levels, config.pooling_factor))
     for name, length in (("index", slots), ("nodes", entries)):
         shape = getattr(selection, name).shape
         if shape != (batch, kv_heads, length):
@@ -115,9 +122,9 @@ def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfi
 
 
 def _validate_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    batch, heads, seq_len, dim = q.shape
-    kv_heads = k.shape[1]
-    if k.shape != (batch, kv_heads, seq_len, dim) or k.shape != v.shape or heads % kv_heads:
+    fit = q.ndim == k.ndim == 4 and k.shape == v.shape
+    fit = fit and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
+    if not fit or q.shape[1] % k.shape[1]:
         raise ValueError(
             f"q {list(q.shape)} must be [B, Hq, N, D], k {list(k.shape)} and v {list(v.shape)} "
             "[B, Hkv, N, D], with Hq a multiple of Hkv"

@@ -1,7 +1,7 @@
 """The ops as PyTorch sees them: schemas, implementations, autograd formulas.
 
 Each op has a plain implementation on every device, and most a Triton kernel on CUDA where Triton
-is installed. Callers name the op, never the implementation. All but the scores need two levels.
+is installed. Callers name the op, never the implementation. Pyramids have at least two levels.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
+from torchtitan_lighthouse.attention.lengths import sub_sequence_length, table_lengths
 
 kernels: ModuleType | None = None
 if find_spec("triton") is not None:
@@ -32,16 +33,20 @@ def _define(
     for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
         if hasattr(module, implementation):
             function = partial(getattr(module, implementation), **options)
-            torch.library.impl(qualified, device, _on_device_of_first(function))
+            torch.library.impl(qualified, device, _as_the_tensors_are(function))
     op: Callable = getattr(torch.ops.lighthouse, name).default
     return op
 
 
-def _on_device_of_first(function: Callable) -> Callable:
-    """Triton launches on the current device, which need not be the tensors' own."""
+def _as_the_tensors_are(function: Callable) -> Callable:
+    """On their device, where Triton would take the current one, and in their dtypes.
+
+    Autocast does not reach into a compiled graph's ops, so eager ones must not see it either.
+    """
 
     def run(first: Tensor, *rest: Any) -> Any:
-        with torch.cuda.device_of(first):
+        autocast_off = torch.autocast(first.device.type, enabled=False)
+        with torch.cuda.device_of(first), autocast_off:
             return function(first, *rest)
 
     return run
@@ -80,8 +85,8 @@ def _select_fake(
     pin_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, seq_len = query_scores.shape
-    slots = seq_len // pooling_factor ** (levels - 1) + (levels - 1) * pooling_factor * topk
-    entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
+    slots = sub_sequence_length(seq_len, levels, pooling_factor, topk)
+    entries = sum(table_lengths(seq_len, levels, pooling_factor))
     level, index, nodes = (
         query_scores.new_empty(batch, heads, size, dtype=torch.int32)
         for size in (slots, slots, entries)
@@ -105,7 +110,8 @@ def _slots_fake(x: Tensor, nodes: Tensor, slots: int, *_: int) -> Tensor:
 
 def _rows_fake(y: Tensor, nodes: Tensor, seq_len: int, *_: int) -> Tensor:
     batch, heads, _slots, dim = y.shape
-    return y.new_empty(batch, seq_len, heads, dim).transpose(1, 2)
+    shape = (batch, heads, seq_len, dim)
+    return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
 
 
 gather = _define(
@@ -113,7 +119,6 @@ gather = _define(
     f"(Tensor x, Tensor nodes, SymInt slots, {_PYRAMID}) -> Tensor",
     _slots_fake,
     "windows_to_slots",
-    mean=True,
     shifted=False,
 )
 gather_backward = _define(
@@ -121,7 +126,6 @@ gather_backward = _define(
     f"(Tensor grad, Tensor nodes, SymInt seq_len, {_PYRAMID}) -> Tensor",
     _rows_fake,
     "slots_to_windows",
-    mean=True,
     shifted=False,
 )
 scatter = _define(
@@ -129,7 +133,6 @@ scatter = _define(
     f"(Tensor y, Tensor nodes, SymInt seq_len, {_PYRAMID}, int pieces) -> Tensor",
     _rows_fake,
     "slots_to_windows",
-    mean=False,
     shifted=True,
 )
 scatter_backward = _define(
@@ -137,7 +140,6 @@ scatter_backward = _define(
     f"(Tensor grad, Tensor nodes, SymInt slots, {_PYRAMID}, int pieces) -> Tensor",
     _slots_fake,
     "windows_to_slots",
-    mean=False,
     shifted=True,
 )
 
@@ -164,10 +166,15 @@ _register_transpose("gather_backward", gather)
 _register_transpose("scatter", scatter_backward)
 _register_transpose("scatter_backward", scatter)
 
-SELECTIVE_CHECKPOINT_SAVES = frozenset({norm_scores, dilated_scores, gla_scores, select, gather})
+SELECTION = frozenset({norm_scores, dilated_scores, gla_scores, select})
+"""What any activation checkpointing should keep of a Lighthouse layer: which entries it selected.
+
+So that a recompute cannot select differently, nor scores what nothing else needs.
+"""
+
+SELECTIVE_CHECKPOINT_SAVES = SELECTION | {gather}
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
 
-The selection, so that a recompute cannot select differently, with the scores that nothing else
-needs; and the gathered rows, 3·S of them, because SDPA's backward reads them. Only the scatter is
+The gathered rows too, 3·S of them, because SDPA's backward reads them. Only the scatter is
 recomputed, one pass over memory: keeping its N rows would cost more than all of these.
 """

@@ -38,9 +38,14 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
     Args:
         query_scores, key_scores: float [B, H, N], no NaN; compared in float32, without gradient.
 
+    Returns:
+        The selection of each head, S entries long.
+
     Raises:
-        ValueError: the pyramid does not fit N, or the two shapes differ.
+        ValueError: the pyramid does not fit N or has one level, or the two shapes differ.
     """
+    if config.levels == 1:
+        raise ValueError("levels=1 is dense attention, with nothing to select; use 2 or more")
     if query_scores.shape != key_scores.shape or query_scores.ndim != 3:
         raise ValueError(
             f"query_scores {list(query_scores.shape)} and key_scores {list(key_scores.shape)} "

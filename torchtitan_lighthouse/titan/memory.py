@@ -241,8 +241,8 @@ class MemoryModel:
         if config is not None and config.levels > 1:
             unit = math.lcm(unit, config.coarsest_window * config.tiles)
             shortest = config.coarsest_window * config.topk
-        if config is not None and config.scorer == "dilated":
-            unit = math.lcm(unit, config.dilation)
+            if config.scorer == "dilated":
+                unit = math.lcm(unit, config.dilation)
         return unit, math.ceil(shortest / unit)
 
 

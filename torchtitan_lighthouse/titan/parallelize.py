@@ -38,7 +38,7 @@ def _saving_selections() -> Iterator[None]:
     }
     wrapper = partial(
         activation_checkpoint.ptd_checkpoint_wrapper,
-        context_fn=partial(create_selective_checkpoint_contexts, [ops.select]),
+        context_fn=partial(create_selective_checkpoint_contexts, [*ops.SELECTION]),
     )
     with (
         mock.patch.object(titan, "_op_sac_save_list", saved_ops),

@@ -26,9 +26,11 @@ def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tens
     if kernel is None:
         return reference.gla_scores(q, k, v, log_decay)
 
+    # The kernel reads [B, N, H, D], as torchtitan's tensors lie in memory.
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+
     def attend(*streams: Tensor) -> Tensor:
-        by_time = (x.transpose(1, 2).contiguous() for x in streams)
-        out, _ = kernel(*by_time, g_gamma=log_decay)
+        out, _ = kernel(*(x.transpose(1, 2) for x in streams), g_gamma=log_decay)
         return out.transpose(1, 2)
 
     return norms_of_both_streams(attend, q, k, v)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import rows_of
+from torchtitan_lighthouse.attention.kernels.layout import with_contiguous_rows
 
 
 @triton.jit
@@ -60,8 +60,7 @@ def _norm_scores_kernel(
 def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """See ``reference.norm_scores``."""
     batch, heads, seq_len, dim = k.shape
-    query = rows_of(q)
-    key = rows_of(k)
+    q, k = with_contiguous_rows(q), with_contiguous_rows(k)
     query_scores, key_scores = (
         torch.empty(k.shape[:-1], dtype=torch.float32, device=k.device) for _ in range(2)
     )
@@ -69,12 +68,12 @@ def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     block_n = max(16, 8192 // block_d)
     grid = (batch * heads * triton.cdiv(seq_len, block_n),)
     _norm_scores_kernel[grid](
-        query.data,
-        key.data,
+        q,
+        k,
         query_scores,
         key_scores,
-        *query.strides,
-        *key.strides,
+        *q.stride()[:3],
+        *k.stride()[:3],
         seq_len,
         H=heads,
         GROUP=q.shape[1] // heads,

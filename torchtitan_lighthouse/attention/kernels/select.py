@@ -14,8 +14,9 @@ from torch import Tensor
 from torchtitan_lighthouse.attention import reference
 from torchtitan_lighthouse.attention.kernels.layout import log2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
+from torchtitan_lighthouse.attention.lengths import table_lengths
 
-_MOST_CANDIDATES = 16384  # that one program holds in registers
+_MOST_CANDIDATES = 8192  # of twice as many a program's registers spill
 
 
 @triton.jit
@@ -210,12 +211,12 @@ def select(
     tiles = topk // tile
     coarse = seq_len // pooling_factor ** (levels - 1) // tiles
     fine = pooling_factor * tile
-    if levels == 1 or max(coarse, fine) > _MOST_CANDIDATES:
+    if max(coarse, fine) > _MOST_CANDIDATES:
         return reference.select(
             query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first
         )
     size = coarse + (levels - 1) * fine
-    entries = sum(seq_len // pooling_factor**level for level in range(1, levels))
+    entries = sum(table_lengths(seq_len, levels, pooling_factor))
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(batch, heads, *shape, dtype=torch.int32, device=query_scores.device)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import log2, rows_of
+from torchtitan_lighthouse.attention.kernels.layout import log2, with_contiguous_rows
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 
 
@@ -39,7 +39,6 @@ def _slots_to_windows_kernel(
     LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
     SHIFT: tl.constexpr,
-    MEAN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -68,7 +67,7 @@ def _slots_to_windows_kernel(
         index = ((tokens + SHIFT) >> (LOG_P * level)) - SHIFT
         b_slots = load_nodes(p_nodes, index, PIECE >> (LOG_P * level), piece) >> 1
         b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
-        b_out += b_rows * (1.0 / (1 << (LOG_P * level))) if MEAN else b_rows
+        b_out += b_rows if SHIFT else b_rows * (1.0 / (1 << (LOG_P * level)))
 
     p_rows = ((batch * N + piece * PIECE + tokens) * HEADS + head) * D
     mask = (tokens < PIECE)[:, None] & (dims < D)[None, :]
@@ -83,22 +82,22 @@ def slots_to_windows(
     pooling_factor: int,
     pieces: int = 1,
     *,
-    mean: bool,
     shifted: bool,
 ) -> Tensor:
     """See ``reference.slots_to_windows``."""
     batch, heads, _, dim = y.shape
-    rows = rows_of(y)
-    out = torch.empty(batch, seq_len, heads, dim, dtype=y.dtype, device=y.device)
+    y = with_contiguous_rows(y)
+    shape = (batch, heads, seq_len, dim)
+    out = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
     piece = seq_len // pieces
     block_d = triton.next_power_of_2(dim)
     block_n = max(16, 2048 // block_d)
     grid = (batch * pieces * triton.cdiv(piece, block_n) * heads,)
     _slots_to_windows_kernel[grid](
-        rows.data,
+        y,
         nodes.contiguous(),
         out,
-        *rows.strides,
+        *y.stride()[:3],
         piece,
         pieces,
         HEADS=heads,
@@ -107,9 +106,8 @@ def slots_to_windows(
         LEVELS=levels,
         LOG_P=log2(pooling_factor),
         SHIFT=int(shifted),
-        MEAN=mean,
         BLOCK_N=block_n,
         BLOCK_D=block_d,
         num_warps=2,
     )
-    return out.transpose(1, 2)
+    return out

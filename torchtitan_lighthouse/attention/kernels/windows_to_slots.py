@@ -1,4 +1,4 @@
-"""Sums over the windows of the gathered entries: the gather, and the scatter's backward.
+"""Means or sums over the gathered entries' windows: the gather, and the scatter's backward.
 
 A program takes BLOCK_W neighbouring windows of the coarsest level of one head and walks through
 them together, p tokens at a time. Every row is read once: leaves are stored as they pass, the sum
@@ -6,7 +6,8 @@ of p rows is an entry of level 1, and the sums of the levels above are carried a
 windows are complete.
 
 The scatter's windows are the gather's moved by p^ℓ - 1 tokens. Counted in u = t + 1 they are
-windows of the pyramid again, entry i having window i + 1. SHIFT is 1 for them, 0 for the gather.
+windows of the pyramid again, entry i having window i + 1. SHIFT is 1 for them, which are summed,
+and 0 for the gather's, which are averaged.
 """
 
 import torch
@@ -14,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import log2, rows_of
+from torchtitan_lighthouse.attention.kernels.layout import log2, with_contiguous_rows
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 
 
@@ -43,7 +44,6 @@ def _windows_to_slots_kernel(
     LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
     SHIFT: tl.constexpr,
-    MEAN: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_L: tl.constexpr,  # at least the LEVELS - 2 levels above level 1
@@ -94,7 +94,7 @@ def _windows_to_slots_kernel(
             else:
                 b_leaves = leaf_slots(b_parents, child - SHIFT, LOG_P)
             _store_rows(out, b_leaves, b_x, dims, D)
-        _store_rows(out, b_nodes >> 1, b_sum * (1.0 / p) if MEAN else b_sum, dims, D)
+        _store_rows(out, b_nodes >> 1, b_sum if SHIFT else b_sum * (1.0 / p), dims, D)
 
         if LEVELS > 2:
             upper_sums += tl.where((upper == 2)[:, None, None], b_sum[None, :, :], 0.0)
@@ -115,7 +115,7 @@ def _windows_to_slots_kernel(
                 b_slots = tl.load(p_nodes, mask=inside, other=-1) >> 1  # [BLOCK_L, BLOCK_W]
                 m_upper = (b_slots >= 0)[:, :, None] & (dims < D)[None, None, :]
                 p_out = out + b_slots.to(tl.int64)[:, :, None] * D + dims[None, None, :]
-                rows = upper_sums * upper_scale[:, None, None] if MEAN else upper_sums
+                rows = upper_sums if SHIFT else upper_sums * upper_scale[:, None, None]
                 tl.store(p_out, rows.to(out.dtype.element_ty), mask=m_upper)
                 upper_sums = tl.where(complete[:, None, None], 0.0, upper_sums)
 
@@ -128,12 +128,11 @@ def windows_to_slots(
     pooling_factor: int,
     pieces: int = 1,
     *,
-    mean: bool,
     shifted: bool,
 ) -> Tensor:
     """See ``reference.windows_to_slots``."""
     batch, heads, seq_len, dim = x.shape
-    rows = rows_of(x)
+    x = with_contiguous_rows(x)
     out = torch.empty(batch, heads, slots, dim, dtype=x.dtype, device=x.device)
     piece = seq_len // pieces
     windows = piece // pooling_factor ** (levels - 1) + shifted
@@ -142,10 +141,10 @@ def windows_to_slots(
     block_w = max(1, 8192 // (block_d * pooling_factor * block_l))
     grid = (batch * pieces * triton.cdiv(windows, block_w) * heads,)
     _windows_to_slots_kernel[grid](
-        rows.data,
+        x,
         nodes.contiguous(),
         out,
-        *rows.strides,
+        *x.stride()[:3],
         slots,
         piece,
         pieces,
@@ -156,7 +155,6 @@ def windows_to_slots(
         LEVELS=levels,
         LOG_P=log2(pooling_factor),
         SHIFT=int(shifted),
-        MEAN=mean,
         BLOCK_W=block_w,
         BLOCK_D=block_d,
         BLOCK_L=block_l,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,13 @@ def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 def dilated_scores(q: Tensor, k: Tensor, v: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
     """‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, among positions congruent modulo δ."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = (
-            x.unflatten(2, (-1, dilation)).movedim(3, 1).flatten(0, 1) for x in (query, key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return out.unflatten(0, (-1, dilation)).movedim(1, 3).flatten(2, 3)
-
-    return norms_of_both_streams(attend, q, k, v)
+    q, k, v = (x.unflatten(2, (-1, dilation)).movedim(3, 1).flatten(0, 1) for x in (q, k, v))
+    attend = partial(F.scaled_dot_product_attention, is_causal=True)
+    query_scores, key_scores = (
+        scores.unflatten(0, (-1, dilation)).movedim(1, 3).flatten(2)
+        for scores in norms_of_both_streams(attend, q, k, v)
+    )
+    return query_scores, key_scores
 
 
 def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,19 +39,19 @@ def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tens
     Args:
         log_decay: log γ of each query head, float32 [Hq].
     """
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return _simple_gla(query, key, value, log_decay)
-
-    return norms_of_both_streams(attend, q, k, v)
+    return norms_of_both_streams(partial(_simple_gla, log_decay=log_decay), q, k, v)
 
 
 def norms_of_both_streams(
     attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Row norms of attend(q, k, v) and attend(k, q, v), as the maximum over each group's heads."""
+    """Row norms of attend(q, k, v) and attend(k, q, v), as the maximum over each group's heads.
+
+    What lies in memory as [B, N, H, D] comes to ``attend`` that way.
+    """
     kv_heads = k.shape[1]
-    k, v = (x.repeat_interleave(q.shape[1] // kv_heads, 1) for x in (k, v))
+    if (group := q.shape[1] // kv_heads) > 1:
+        k, v = (x.transpose(1, 2).repeat_interleave(group, 2).transpose(1, 2) for x in (k, v))
     query_scores, key_scores = (
         attend(*streams, v).float().norm(dim=-1).unflatten(1, (kv_heads, -1)).amax(2)
         for streams in ((q, k), (k, q))

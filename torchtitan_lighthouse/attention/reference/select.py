@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchtitan_lighthouse.attention.lengths import sub_sequence_length
 from torchtitan_lighthouse.attention.reference.nodes import entry_slots
 
 
@@ -30,7 +31,7 @@ def select(
     expanded = _expand_best(query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first)
     nodes = _post_order(expanded, levels, pooling_factor)
     seq_len = query_scores.shape[-1]
-    slots = seq_len // pooling_factor ** (levels - 1) + (levels - 1) * pooling_factor * topk
+    slots = sub_sequence_length(seq_len, levels, pooling_factor, topk)
     level, index = _in_order(nodes, seq_len, slots, levels, pooling_factor)
     return level, index, nodes
 
@@ -56,8 +57,6 @@ def _expand_best(
 
     expanded = [torch.zeros_like(q, dtype=torch.bool) for q, _ in pooled]
     expanded.append(torch.ones_like(expanded[-1][..., ::pooling_factor]))
-    if levels == 1:
-        return expanded
     coarsest = torch.arange(expanded[levels - 1].shape[-1], device=query_scores.device)
     candidates = coarsest.view(topk // tile, -1).expand(*query_scores.shape[:2], -1, -1)
     children = torch.arange(pooling_factor, device=query_scores.device)

@@ -15,13 +15,12 @@ def windows_to_slots(
     pooling_factor: int,
     pieces: int = 1,
     *,
-    mean: bool,
     shifted: bool,
 ) -> Tensor:
-    """Each gathered entry's sum (or mean) over its window of rows.
+    """Each gathered entry's mean over its window of rows; its sum if ``shifted``.
 
-    ``shifted`` windows are those of the scatter: [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the
-    entry's piece of the sequence.
+    Shifted windows are those of the scatter: [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the entry's
+    piece of the sequence.
 
     Args:
         x: [B, Hx, N, D].
@@ -37,7 +36,7 @@ def windows_to_slots(
         window = pooling_factor**level
         shift = window - 1 if shifted else 0
         sums = F.pad(rows[..., shift:, :], (0, 0, 0, shift)).unflatten(3, (-1, window)).sum(4)
-        if mean:
+        if not shifted:
             sums = sums / window
         slot = entry_slots(nodes, level, seq_len, levels, pooling_factor) % (slots + 1)
         out.scatter_(2, slot.unsqueeze(-1).expand(-1, -1, -1, dim), sums.flatten(2, 3))
@@ -52,7 +51,6 @@ def slots_to_windows(
     pooling_factor: int,
     pieces: int = 1,
     *,
-    mean: bool,
     shifted: bool,
 ) -> Tensor:
     """The transpose of ``windows_to_slots``: each row sums the entries whose window holds it.
@@ -73,11 +71,13 @@ def slots_to_windows(
         slot = entry_slots(nodes, level, seq_len, levels, pooling_factor).unsqueeze(-1)
         rows = entries.gather(2, slot.clamp(min=0).expand(-1, -1, -1, dim))
         rows = torch.where(slot >= 0, rows, 0.0).unflatten(2, (pieces, -1))
-        if mean:
+        if not shifted:
             rows = rows / window
         rows = rows.repeat_interleave(window, 3)
         out[..., shift:, :] += rows[..., : rows.shape[3] - shift, :]
-    return out.flatten(2, 3).to(y.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+    shape = (batch, heads, seq_len, dim)
+    by_time = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
+    return by_time.copy_(out.flatten(2, 3))
 
 
 def _upcast(x: Tensor) -> Tensor:
