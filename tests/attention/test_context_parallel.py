@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import slow_loop
 from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
 from tests.ranks import run_ranks
+from tests.record_ops import RecordOps
 from torchtitan_lighthouse import (
     LighthouseAttention,
     LighthouseConfig,
@@ -152,24 +152,13 @@ def test_lengths_share_one_dynamic_graph(layer):
     assert counter.frame_count == 2  # one for the first length, one for all others
 
 
-class RecordOps(TorchDispatchMode):
-    """Keeps the names of the ops that run, in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 def test_what_spills_travels_while_the_scatter_runs(layer):
     with RecordOps() as record:
         out = layer(*random_qkv(GEOMETRIES[2][1] // 4, heads=HEADS), enable_gqa=True)
-    last_sent = max(n for n, name in enumerate(record.names) if "all_gather" in name)
-    scatter = record.names.index("scatter.default")
-    first_read = record.names.index("unbind.int", last_sent)
+    names = [op.__name__ for op in record.ops]
+    last_sent = max(n for n, name in enumerate(names) if "all_gather" in name)
+    scatter = names.index("scatter.default")
+    first_read = names.index("unbind.int", last_sent)
     assert last_sent < scatter < first_read
     assert out.transpose(1, 2).is_contiguous()
 

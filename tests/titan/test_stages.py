@@ -1,12 +1,10 @@
 """Which stage a step is in, and turning a model from one stage to the other."""
 
-from collections import Counter
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchtitan.models.llama3 import Transformer
 
+from tests.record_ops import RecordOps
 from tests.titan.jobs import parse
 from tests.titan.models import CHECKPOINTING, build_model, loss, tokens
 from torchtitan_lighthouse import LighthouseAttention
@@ -103,22 +101,10 @@ def test_switch_compiles_at_most_one_graph(tmp_path, dense_layers, graphs):
     assert seen == graphs
 
 
-class CountOps(TorchDispatchMode):
-    """Counts how often each op is computed."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func] += 1
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_a_recompute_neither_scores_nor_selects_anew(tmp_path, checkpointing):
     model = build_model(parse(tmp_path, **CHECKPOINTING[checkpointing]))
-    with CountOps() as counter:
+    with RecordOps() as record:
         loss(model, tokens()).backward()
-    assert counter.counts[ops.norm_scores] == 2
-    assert counter.counts[ops.select] == 2
+    assert record.ops.count(ops.norm_scores) == 2
+    assert record.ops.count(ops.select) == 2
