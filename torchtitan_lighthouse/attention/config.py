@@ -64,6 +64,19 @@ class LighthouseConfig:
         """k/m, the tiles that the coarsest level is cut into; selection is local to each."""
         return self.topk // self.tile
 
+    @property
+    def seq_len_unit(self) -> int:
+        """What N must be a multiple of, in tokens: whole tiles, and δ of the dilated scorer."""
+        if self.levels == 1:
+            return 1
+        unit = self.coarsest_window * self.tiles
+        return math.lcm(unit, self.dilation) if self.scorer == "dilated" else unit
+
+    @property
+    def shortest_seq_len(self) -> int:
+        """The least N, in tokens: the coarsest level has k entries to expand."""
+        return 1 if self.levels == 1 else self.coarsest_window * self.topk
+
     def sub_sequence_length(self, seq_len: int) -> int:
         """S, the gathered entries (see ``lengths.sub_sequence_length``); N itself with one level.
 
@@ -82,20 +95,23 @@ class LighthouseConfig:
         Raises:
             ValueError: names the nearest lengths that would work.
         """
-        unit, shortest, rule = 1, 1, "must be at least 1"
-        if self.levels > 1:
-            window = self.coarsest_window
-            unit, shortest = window * self.tiles, window * self.topk
-            rule = (
-                f"must be a multiple of pooling_factor^(levels-1)·topk/tile = {window}·{self.tiles}"
-                f" = {unit} and at least pooling_factor^(levels-1)·topk = {shortest}"
-            )
-            if self.scorer == "dilated":
-                unit = math.lcm(unit, self.dilation)
-                rule += f" and a multiple of dilation={self.dilation}"
+        unit, shortest = self.seq_len_unit, self.shortest_seq_len
         if seq_len < shortest or seq_len % unit:
             lengths = _multiples(seq_len, unit, at_least=shortest)
-            raise _refusal("seq_len", seq_len, rule, *lengths)
+            raise _refusal("seq_len", seq_len, self._seq_len_rule(), *lengths)
+
+    def _seq_len_rule(self) -> str:
+        if self.levels == 1:
+            return "must be at least 1"
+        window, tiles = self.coarsest_window, self.tiles
+        rule = (
+            f"must be a multiple of pooling_factor^(levels-1)·topk/tile = {window}·{tiles}"
+            f" = {window * tiles} and at least pooling_factor^(levels-1)·topk = "
+            f"{self.shortest_seq_len}"
+        )
+        if self.scorer == "dilated":
+            rule += f" and a multiple of dilation={self.dilation}"
+        return rule
 
     def validate_context_parallel(self, degree: int, seq_len: int) -> None:
         """Refuse what ``degree`` ranks, of 2·degree pieces of ``seq_len``, cannot do as one device.

@@ -238,11 +238,8 @@ class MemoryModel:
         """What a sequence length must be a multiple of, and how many times at least."""
         unit, shortest = self._dims.seq_len_divisor, 1
         config = self._args.lighthouse
-        if config is not None and config.levels > 1:
-            unit = math.lcm(unit, config.coarsest_window * config.tiles)
-            shortest = config.coarsest_window * config.topk
-            if config.scorer == "dilated":
-                unit = math.lcm(unit, config.dilation)
+        if config is not None:
+            unit, shortest = math.lcm(unit, config.seq_len_unit), config.shortest_seq_len
         return unit, math.ceil(shortest / unit)
 
 
