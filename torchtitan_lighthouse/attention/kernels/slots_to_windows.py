@@ -8,13 +8,13 @@ SHIFT is 1 for the scatter's windows, which begin at the last token of the pyram
 entry of level ℓ at token t is (t + 1)//p^ℓ - 1 instead of t//p^ℓ.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from torchtitan_lighthouse.attention.kernels.layout import log2, with_contiguous_rows
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
+from torchtitan_lighthouse.attention.reference import empty_rows
 
 
 @triton.jit
@@ -87,8 +87,7 @@ def slots_to_windows(
     """See ``reference.slots_to_windows``."""
     batch, heads, _, dim = y.shape
     y = with_contiguous_rows(y)
-    shape = (batch, heads, seq_len, dim)
-    out = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
+    out = empty_rows(y, seq_len)
     piece = seq_len // pieces
     block_d = triton.next_power_of_2(dim)
     block_n = max(16, 2048 // block_d)

@@ -10,10 +10,15 @@ from torchtitan_lighthouse.attention.reference.scores import (
     norm_scores,
 )
 from torchtitan_lighthouse.attention.reference.select import select
-from torchtitan_lighthouse.attention.reference.windows import slots_to_windows, windows_to_slots
+from torchtitan_lighthouse.attention.reference.windows import (
+    empty_rows,
+    slots_to_windows,
+    windows_to_slots,
+)
 
 __all__ = [
     "dilated_scores",
+    "empty_rows",
     "gla_scores",
     "norm_scores",
     "select",

@@ -75,9 +75,17 @@ def slots_to_windows(
             rows = rows / window
         rows = rows.repeat_interleave(window, 3)
         out[..., shift:, :] += rows[..., : rows.shape[3] - shift, :]
+    return empty_rows(y, seq_len).copy_(out.flatten(2, 3))
+
+
+def empty_rows(y: Tensor, seq_len: int) -> Tensor:
+    """Room for what ``slots_to_windows`` makes of y, [B, Hx, S, D]: uninitialised [B, Hx, N, D].
+
+    Of y's dtype, in memory [B, N, Hx, D], and no view, so that it can be added to in place.
+    """
+    batch, heads, _, dim = y.shape
     shape = (batch, heads, seq_len, dim)
-    by_time = torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
-    return by_time.copy_(out.flatten(2, 3))
+    return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
 
 
 def _upcast(x: Tensor) -> Tensor:
