@@ -1,0 +1,140 @@
+"""Ranks that share a sequence on GPUs, by torch's ring attention in bfloat16, against one GPU.
+
+With one GPU two ranks share it: what they compute does not depend on it, how fast does.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torchtitan.distributed.context_parallel import apply_cp_to_attention_module
+from torchtitan.models.attention import ScaledDotProductAttentionWrapper
+
+from tests.ranks import run_ranks_on_gpus
+from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.trainer]
+
+RANKS = 2
+CONFIG = LighthouseConfig(levels=3, pooling_factor=4, topk=512, tile=64)
+LENGTH = 16_384
+HEADS = {"MHA": (4, 4), "GQA": (4, 2)}
+MODES = ("eager", "compiled")
+ATTENTIONS = ("dense", "lighthouse")
+
+Results = dict[tuple[str, str, str], list[Tensor]]  # by heads, attention and mode
+
+
+class Block(nn.Module):
+    """What torchtitan compiles: a module around the one on which context parallel hooks."""
+
+    def __init__(
+        self, attention: str, wrap_sdpa: Callable[[nn.Module], None], place: ContextParallel | None
+    ) -> None:
+        super().__init__()
+        self.attention: nn.Module = ScaledDotProductAttentionWrapper()
+        wrap_sdpa(self.attention)
+        if attention == "lighthouse":
+            self.attention = LighthouseAttention(self.attention, CONFIG, place)
+
+    def forward(self, *qkv: Tensor) -> Tensor:
+        """[B, N, H, D] to the same."""
+        q, k, v = (x.transpose(1, 2) for x in qkv)
+        out = self.attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
+        return out.transpose(1, 2).contiguous()
+
+
+def run(block: Block, inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
+    """The output and the gradients of q, k and v."""
+    leaves = [x.requires_grad_() for x in inputs]
+    out = block(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def random_inputs(heads: str) -> list[Tensor]:
+    """q, k, v and a gradient of the output: [1, N, H, 64]."""
+    query_heads, kv_heads = HEADS[heads]
+    generator = torch.Generator("cuda").manual_seed(0)
+    return [
+        torch.randn(1, LENGTH, n, 64, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for n in (query_heads, kv_heads, kv_heads, query_heads)
+    ]
+
+
+def run_all(
+    wrap_sdpa: Callable[[nn.Module], None] = lambda sdpa: None,
+    place: ContextParallel | None = None,
+) -> Results:
+    """Every case; of a rank's rows where ``place`` says which."""
+    results = {}
+    for heads, attention, mode in product(HEADS, ATTENTIONS, MODES):
+        torch.compiler.reset()
+        block = Block(attention, wrap_sdpa, place)
+        if mode == "compiled":
+            block.compile(fullgraph=True)
+        *inputs, upstream = (rows_of(x, place) for x in random_inputs(heads))
+        results[heads, attention, mode] = run(block, inputs, upstream)
+    return results
+
+
+def rows_of(x: Tensor, place: ContextParallel | None) -> Tensor:
+    """What a rank holds of ``x`` [B, N, H, D]."""
+    if place is None:
+        return x
+    pieces = x.chunk(2 * place.size, 1)
+    return torch.cat([pieces[piece] for piece in place.pieces], 1)
+
+
+def run_on_a_rank(rank: int, folder: Path) -> None:
+    distributed.init_process_group(
+        "nccl", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
+    )
+    mesh = init_device_mesh("cuda", (RANKS,), mesh_dim_names=("cp",))
+    place = ContextParallel.of(mesh.get_group())
+    results = run_all(lambda sdpa: apply_cp_to_attention_module([sdpa], mesh, "sdpa"), place)
+    torch.save((place, results), folder / f"{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ring")
+    run_ranks_on_gpus(run_on_a_rank, RANKS, folder, timeout=500)
+    return [
+        torch.load(folder / f"{rank}.pt", weights_only=False, map_location="cuda")
+        for rank in range(RANKS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def of_one_gpu():
+    return run_all()
+
+
+def relative_differences(of_ranks, whole: list[Tensor], case: tuple[str, str, str]) -> list[float]:
+    """Of the output and of each gradient, on all ranks together: mean by mean magnitude."""
+    differences = []
+    for n, expected in enumerate(whole):
+        by_rank = [results[case][n] - rows_of(expected, place) for place, results in of_ranks]
+        mean = torch.cat(by_rank).abs().mean(dtype=torch.float32)
+        differences.append((mean / expected.abs().mean(dtype=torch.float32)).item())
+    return differences
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("heads", HEADS)
+def test_ranks_differ_from_one_gpu_as_under_dense_attention(of_ranks, of_one_gpu, heads, mode):
+    lighthouse, dense = (
+        relative_differences(of_ranks, of_one_gpu[case], case)
+        for case in ((heads, "lighthouse", mode), (heads, "dense", mode))
+    )
+    print(f"{heads}, {mode}: out, dq, dk, dv differ by {lighthouse}, dense by {dense}")
+    for ours, theirs in zip(lighthouse, dense, strict=True):
+        assert 0 < theirs < 0.01
+        assert ours <= 1.5 * theirs
