@@ -63,6 +63,25 @@ def test_measured_peak(fields, reserved):
     assert 0.95 < peak(paper_job(**fields)).total / GIB / reserved < 1
 
 
+# memory/max_active(GiB) of two ranks that share a sequence and a GPU, an NVIDIA H100 in the dense
+# run and an H200 in the others: FSDP, compile, torch's ring attention.
+MEASURED_BY_TWO_RANKS = {
+    "1m-full": ("lighthouse_530m_1m_cp8", {"lighthouse__steps": -1}, 54.53),
+    "lighthouse-none": ("recoverability_25m_16k", {"lighthouse__steps": -1}, 2.449),
+    "dense-none": ("recoverability_25m_16k", DENSE, 3.056),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "active"), MEASURED_BY_TWO_RANKS.values(), ids=MEASURED_BY_TWO_RANKS
+)
+def test_measured_peak_of_two_ranks(name, fields, active):
+    file = ROOT / "train_configs" / f"{name}.toml"
+    fields = fields | {"parallelism__context_parallel_degree": 2}
+    job_config = LighthouseConfigManager().parse_args(options(job__config_file=file, **fields))
+    assert peak(job_config, 2).total / GIB == pytest.approx(active, rel=0.07)
+
+
 @pytest.mark.parametrize("precision", ["float32", "autocast"])
 @pytest.mark.parametrize("lighthouse", [True, False], ids=["lighthouse", "dense"])
 @pytest.mark.parametrize("name", ["none", "every-2nd-layer", "selective"])

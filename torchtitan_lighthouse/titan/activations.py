@@ -8,13 +8,16 @@ stream, c of the others. Without checkpointing a compiled dense block keeps::
     attention       normed input c·T·d; q, k, v and output c·R·(2·q + 2·kv); projection c·T·d
     feed-forward    normed input c·T·d; two branches and their product 3·c·T·f
 
-A Lighthouse block has R = S and keeps its scattered output, c·T·q, too. Without compile the
-residual stream, r·T·d, takes the projection's place, silu's result is kept, and autocast keeps a
-normed input once for each matrix that it meets.
+A Lighthouse block has R = S and keeps its scattered output, c·T·q, too. With context parallel a
+block keeps the k and v of all W ranks, 2·W·c·R·kv, which the ring would gather again in the
+backward. Without compile the residual stream, r·T·d, takes the projection's place, silu's result
+is kept, the ring does gather again, and autocast keeps a normed input once for each matrix that it
+meets.
 
 The backward recomputes what was not kept, and holds gradients. Most are alive either in the
 feed-forward, three of width f, or in attention, when what the feed-forward kept is free again:
-those of q, k and v, with the float32 copies of RoPE or the buffers of torch's ring attention.
+those of q, k and v, with the float32 copies of RoPE or what torch's ring attention sends and
+receives: the float32 gradients of k and v, which compile sums where they are sent from.
 
 The kept tensors are those of torch 2.11 to 2.13. The gradients are an upper bound, by less than one
 tensor of width f: when each is freed is up to torch.compile. Left out are tables of less than 3% of
@@ -83,6 +86,7 @@ class Block:
             attention=into_attention * normed
             + heads
             + scattered
+            + (self._of_all_ranks(rows) if self.compiled else 0)
             + (projection if self.compiled else residual),
             feed_forward=into_ffn * normed
             + (3 if self.compiled else 4) * self._width(self.ffn, tokens),
@@ -128,15 +132,22 @@ class Block:
         return gradients + max(rope, self._ring(rows))
 
     def _ring(self, rows: int) -> int:
-        """torch's ring attention: float32 sums of gradients, and what is between ranks."""
+        """What torch's ring attention holds beside the gradients of one rank's q, k and v."""
         if self.context_parallel == 1:
             return 0
-        copies = self.context_parallel if self.all_gathers else 2
         keys_and_values = 2 * rows * self.key
-        sums = _FLOAT32 * (rows * self.query + keys_and_values)
-        of_one_rank = self._gathered(rows)
         sent_and_received = 2 * _FLOAT32 * keys_and_values
-        return sums + of_one_rank + sent_and_received + copies * keys_and_values * self.element
+        if self.compiled:
+            return sent_and_received
+        sums = _FLOAT32 * (rows * self.query + keys_and_values)
+        around = self._of_all_ranks(rows) or 2 * keys_and_values * self.element
+        return sums + self._gathered(rows) + sent_and_received + around
+
+    def _of_all_ranks(self, rows: int) -> int:
+        """k and v of the ranks that share a sequence, where the ring gathers them."""
+        if self.context_parallel == 1 or not self.all_gathers:
+            return 0
+        return self.context_parallel * self._width(2 * self.key, rows)
 
     def _residual(self, tokens: int) -> int:
         return tokens * self.dim * self.residual_element // self.tensor_parallel

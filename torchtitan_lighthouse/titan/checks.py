@@ -2,7 +2,6 @@
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
-from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.titan.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.flavors import (
@@ -106,8 +105,6 @@ def _check_attention(job_config: JobConfig, model_args: LighthouseModelArgs) -> 
     lighthouse_layers(model_args.n_layers, section.dense_layers)
     config = section.attention_config()
     degree = job_config.parallelism.context_parallel_degree
-    if degree > 1:
-        logger.warning("Context parallel has run on CPUs only, not yet on several GPUs")
     for seq_len in _sequence_lengths(job_config):
         if degree > 1:
             config.validate_context_parallel(degree, seq_len)

@@ -8,8 +8,8 @@ What is inexact, and why:
 
 - It counts live tensors. PyTorch's allocator reserves more, because freed memory does not fit every
   later tensor. The CUDA context and NCCL's buffers come on top of both.
-- What FSDP gathers and reduces at once, the ring of context parallel, tensor parallel and DDP are
-  counted from the sources of torch 2.11 to 2.13, and not measured.
+- What FSDP gathers and reduces at once, tensor parallel, DDP, and context parallel without compile
+  are counted from the sources of torch 2.11 to 2.13, and not measured.
 - Validation is left out. It can be the peak, for ``validation.local_batch_size`` and
   ``validation.seq_len`` are its own.
 - Tokens and labels are left out, and what ``activations`` leaves out.
