@@ -11,43 +11,39 @@ speed-ups over the first run, and writes it to --out beside the runs' dump folde
 
 import argparse
 import shlex
-import statistics
 import time
 from pathlib import Path
 
-from torchtitan_lighthouse.runs.launch import train
-from torchtitan_lighthouse.runs.metrics_log import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND
-from torchtitan_lighthouse.runs.table import markdown
+from torchtitan_lighthouse.runs.benchmark import benchmark, table
 
 OUT = "outputs/bench_train-%Y%m%d-%H%M%S"
-BENCHMARK = [
-    *("--lighthouse.steps", "-1", "--checkpoint.no-enable"),
-    *("--metrics.log_freq", "1", "--metrics.no-enable_wandb"),
-]
 
 
-def main() -> None:
-    args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for run in args.run:
-        name, *options = shlex.split(run)
-        records = train(
-            args.config,
-            args.out / name,
-            steps=args.steps,
-            options=[*BENCHMARK, *args.common, *options],
-            processes=args.nproc,
-            timeout=args.timeout,
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line, train, and print the table."""
+    options = parse_args(args)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for run in options.run:
+        name, *of_run = shlex.split(run)
+        results.append(
+            benchmark(
+                options.config,
+                options.out / name,
+                steps=options.steps,
+                skip=options.skip,
+                options=[*options.common, *of_run],
+                processes=options.nproc,
+                timeout=options.timeout,
+            )
         )
-        rows.append(summarise(name, records, args.skip))
-        print(rows[-1], flush=True)
-    table = markdown(cells(rows))
-    (args.out / "table.md").write_text(table)
-    print(table)
+        print(f"{name}: losses {', '.join(f'{x:.4f}' for x in results[-1].losses)}", flush=True)
+    text = table((result, results[0]) for result in results)
+    (options.out / "table.md").write_text(text)
+    print(text)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--run", action="append", required=True, help='"NAME [OPTIONS]"')
@@ -57,40 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one run")
     parser.add_argument("--out", type=Path, default=Path(time.strftime(OUT)), help="a new folder")
     parser.add_argument("--common", type=shlex.split, default=[], help="options of every run")
-    args = parser.parse_args()
-    if args.steps <= args.skip:
-        parser.error(f"--steps {args.steps} must be more than --skip {args.skip}, to time any")
-    return args
-
-
-def summarise(name: str, records: list[dict], skip: int) -> dict:
-    steady = records[skip:]
-    return {
-        "run": name,
-        "tokens/s/GPU": statistics.median(r[TOKENS_PER_SECOND] for r in steady),
-        "MFU %": statistics.median(r["mfu(%)"] for r in steady),
-        "peak GiB": max(r[PEAK_MEMORY] for r in records),
-        "first loss": records[0][LOSS],
-        "last loss": records[-1][LOSS],
-        "losses": [round(r[LOSS], 4) for r in records],
-    }
-
-
-def cells(rows: list[dict]) -> list[tuple[str, ...]]:
-    table = [("run", "tokens/s/GPU", "speed-up", "MFU %", "peak GiB", "first loss", "last loss")]
-    for row in rows:
-        table.append(
-            (
-                row["run"],
-                f"{row['tokens/s/GPU']:,.0f}",
-                f"{row['tokens/s/GPU'] / rows[0]['tokens/s/GPU']:.2f}×",
-                f"{row['MFU %']:.1f}",
-                f"{row['peak GiB']:.1f}",
-                f"{row['first loss']:.4f}",
-                f"{row['last loss']:.4f}",
-            )
+    options = parser.parse_args(args)
+    if options.steps <= options.skip:
+        parser.error(
+            f"--steps {options.steps} must be more than --skip {options.skip}, to time any"
         )
-    return table
+    return options
 
 
 if __name__ == "__main__":

@@ -1,0 +1,222 @@
+"""The scripts that compare short runs, with the trainer replaced by what its checks let pass."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed import checkpoint as dcp
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.models.llama3 import Transformer
+
+from tests.runs.runs import write_run
+from tests.scripts import load_script
+from torchtitan_lighthouse.attention.module import LighthouseAttention
+from torchtitan_lighthouse.runs import benchmark
+from torchtitan_lighthouse.runs.launch import FINISHED_FILE, trainer_arguments
+from torchtitan_lighthouse.runs.metrics_log import TOKENS_PER_SECOND, read_metrics
+from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.flavors import FLAVORS
+from torchtitan_lighthouse.titan.memory import MemoryModel
+from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
+
+
+class Launch(NamedTuple):
+    job: JobConfig
+    ranks: int
+
+
+H100 = 78 * 2**30  # bytes
+TINY = ["--model.flavor", "tiny_byte", "--training.seq_len", "256"]
+TINY += ["--lighthouse.levels", "2", "--lighthouse.topk", "32", "--lighthouse.tile", "8"]
+TINY += ["--lighthouse.dense_layers", "0", "--training.global_batch_size", "4"]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The jobs that were launched, and on how many ranks, by their folders' names."""
+    return record_launches(monkeypatch)
+
+
+def record_launches(monkeypatch):
+    jobs = {}
+
+    def train(config, folder, *, steps, options, processes, timeout):
+        if not (folder / FINISHED_FILE).exists():
+            arguments = trainer_arguments(config, folder, steps=steps, options=options)
+            job = LighthouseConfigManager().parse_args(arguments)
+            job.lighthouse.two_stage_trainer = True
+            check_job(job)
+            jobs[folder.name] = Launch(job, processes)
+            speed = 10.0 if job.lighthouse.enable else 4.0
+            metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0}
+            write_run(folder, range(1, steps + 1), steps, **metrics)
+            if job.checkpoint.enable:
+                path = folder / job.checkpoint.folder / f"step-{steps}"
+                dcp.save({"train_state.step": torch.zeros(1)}, checkpoint_id=path, no_dist=True)
+            (folder / FINISHED_FILE).touch()
+        return read_metrics(folder)
+
+    monkeypatch.setattr(benchmark, "train", train)
+    return jobs
+
+
+@pytest.fixture
+def bench_paper(tmp_path):
+    """The script's main, with a folder of its own."""
+    script = load_script("bench_paper")
+    return lambda *options: script.main(["--out", str(tmp_path / "out"), *options])
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """What the script launches on a node of 8 GPUs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        jobs = record_launches(monkeypatch)
+        load_script("bench_paper").main(["--out", str(tmp_path_factory.mktemp("paper"))])
+    return jobs
+
+
+PAPER_RUNS = [run.name for run in load_script("bench_paper").plan(8, Path("out"))]
+
+
+def degrees(job, ranks):
+    section = job.parallelism
+    return ParallelDims(
+        dp_replicate=section.data_parallel_replicate_degree,
+        dp_shard=section.data_parallel_shard_degree,
+        cp=section.context_parallel_degree,
+        tp=1,
+        pp=1,
+        ep=1,
+        etp=1,
+        world_size=ranks,
+    )
+
+
+def test_the_paper_s_runs_are_jobs_that_fit_a_node(paper):
+    assert list(paper) == PAPER_RUNS
+    for name, run in paper.items():
+        memory = MemoryModel(run.job, run.ranks)
+        assert all(
+            memory.peak(run.job.training.seq_len, stage).total < H100 for stage in memory.stages
+        ), name
+        groups = degrees(run.job, run.ranks).dp_shard
+        assert run.job.training.global_batch_size % groups == 0
+
+
+def test_they_are_those_of_the_paper(paper):
+    jobs = {name: run.job for name, run in paper.items()}
+    for name in ("dense-98k", "norm-98k", "dilated-98k"):
+        assert paper[name].ranks == 8
+        assert (jobs[name].training.seq_len, jobs[name].training.global_batch_size) == (98_304, 32)
+        assert jobs[name].activation_checkpoint.mode == "full"
+    assert not jobs["dense-98k"].lighthouse.enable
+    settings = [
+        (job.lighthouse.scorer, job.lighthouse.pooling_factor, job.lighthouse.topk)
+        for job in (jobs["norm-98k"], jobs["dilated-98k"])
+    ]
+    assert settings == [("norm", 4, 1536), ("dilated", 2, 1536)]
+
+
+@pytest.mark.parametrize("name", PAPER_RUNS)
+def test_the_model_builds_on_as_many_ranks(paper, name):
+    job, ranks = paper[name]
+    args = replace(FLAVORS[job.model.flavor])
+    args.update_from_config(job)
+    distributed.init_process_group("fake", store=FakeStore(), rank=ranks - 1, world_size=ranks)
+    try:
+        with torch.device("meta"):
+            model = Transformer(args)
+        model = parallelize_lighthouse(model, degrees(job, ranks), job)
+        wrapped = [type(layer.attention.inner_attention) for layer in model.layers.values()]
+        assert wrapped.count(LighthouseAttention) == (26 if job.lighthouse.enable else 0)
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_the_dense_stage_resumes_with_the_same_groups_of_ranks(paper):
+    first, same, other = (
+        paper[name] for name in ("stage1-98k-cp2", "stage2-98k-cp2", "stage2-98k-cp1")
+    )
+    assert [degrees(run.job, run.ranks).dp_shard for run in (first, same, other)] == [4, 4, 4]
+    assert [run.job.parallelism.context_parallel_degree for run in (first, same, other)] == [
+        2,
+        2,
+        1,
+    ]
+    for run in (same, other):
+        checkpoint = run.job.checkpoint
+        assert checkpoint.initial_load_path == f"{first.job.job.dump_folder}/checkpoint/step-4"
+        assert not checkpoint.initial_load_model_only
+        assert run.job.lighthouse.steps == first.job.training.steps == 4
+
+
+def test_the_table_has_speed_ups_and_a_repeated_call_trains_nothing(launched, bench_paper, capsys):
+    bench_paper()
+    output = capsys.readouterr().out
+    (line,) = (line for line in output.splitlines() if line.startswith("| norm-1m-cp8"))
+    assert "2.50×" in line
+    launched.clear()
+    bench_paper("--only", "dense-98k")
+    assert not launched
+    assert line in capsys.readouterr().out
+
+
+def test_a_call_whose_time_is_over_starts_no_run(launched, bench_paper, capsys):
+    bench_paper("--minutes", "0")
+    assert not launched
+    assert PAPER_RUNS[0] in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(launched, bench_paper, monkeypatch, capsys):
+    train = benchmark.train
+
+    def fail_once(config, folder, **kwargs):
+        if folder.name == "norm-98k":
+            raise subprocess.CalledProcessError(1, "torchrun")
+        return train(config, folder, **kwargs)
+
+    monkeypatch.setattr(benchmark, "train", fail_once)
+    with pytest.raises(SystemExit) as stop:
+        bench_paper()
+    assert stop.value.code == 1
+    assert list(launched) == [name for name in PAPER_RUNS if name != "norm-98k"]
+    assert "norm-98k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--gpus", "3"], "--gpus 3 must be even"), (["--only", "sparse"], "--only sparse: must be")],
+    ids=["gpus", "only"],
+)
+def test_refusals(bench_paper, capsys, options, message):
+    with pytest.raises(SystemExit):
+        bench_paper(*options)
+    assert message in capsys.readouterr().err
+
+
+def test_a_smaller_node_takes_the_same_runs(launched, bench_paper):
+    bench_paper("--gpus", "2", *TINY)
+    assert list(launched) == PAPER_RUNS
+    assert {run.ranks for run in launched.values()} == {1, 2}
+    assert {run.job.model.flavor for run in launched.values()} == {"tiny_byte"}
+
+
+def test_bench_train_keeps_the_schedule_of_the_whole_job(launched, tmp_path, capsys):
+    config = load_script("bench_paper").CONFIGS / "lighthouse_530m_98k.toml"
+    runs = ["--run", "dense --lighthouse.no-enable", "--run", "lighthouse"]
+    load_script("bench_train").main([str(config), "--out", str(tmp_path), "--steps", "6", *runs])
+    for run in launched.values():
+        assert run.job.training.steps == 6
+        assert run.job.lr_scheduler.total_steps == 16_000
+        assert run.job.lighthouse.steps == -1
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "2.50×" in table
