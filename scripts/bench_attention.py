@@ -172,6 +172,7 @@ def bench_peers(
         name = function.__name__
         try:
             times[name] = [time(forward(function), sets), time(forward_backward(function), sets)]
+            print(f"{name}: {times[name]} ms", flush=True)
         except Exception as error:  # one peer that fails should not cost the others' figures
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
     return times
