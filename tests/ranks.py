@@ -30,7 +30,7 @@ def run_ranks(function: Callable, ranks: int, *args: object, timeout: float = 30
 def run_ranks_on_gpus(function: Callable, ranks: int, *args: object, timeout: float = 300) -> None:
     """The same on GPUs, which ranks share where there are fewer."""
     processes = start_processes(
-        _run_on_gpu, (function, args), nprocs=ranks, join=False, start_method="spawn"
+        _run_on_gpu, (ranks, function, args), nprocs=ranks, join=False, start_method="spawn"
     )
     _wait(processes, timeout)
 
@@ -51,8 +51,9 @@ def _run(rank: int, function: Callable, args: tuple) -> None:
     function(rank, *args)
 
 
-def _run_on_gpu(rank: int, function: Callable, args: tuple) -> None:
+def _run_on_gpu(rank: int, world_size: int, function: Callable, args: tuple) -> None:
     torch.cuda.set_device(rank % torch.cuda.device_count())
-    # NCCL refuses two ranks of one host on one GPU; this makes each rank a host of its own.
-    os.environ["NCCL_HOSTID"] = str(rank)
+    if world_size > torch.cuda.device_count():
+        # NCCL refuses two ranks of one host on one GPU; this makes each rank a host of its own.
+        os.environ["NCCL_HOSTID"] = str(rank)
     function(rank, *args)

@@ -1,5 +1,6 @@
 """The scripts that compare short runs, with the trainer replaced by what its checks let pass."""
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from torchtitan.models.llama3 import Transformer
 from tests.runs.runs import write_run
 from tests.scripts import load_script
 from torchtitan_lighthouse.attention.module import LighthouseAttention
-from torchtitan_lighthouse.runs import benchmark
+from torchtitan_lighthouse.runs import benchmark, launch
 from torchtitan_lighthouse.runs.launch import FINISHED_FILE, trainer_arguments
 from torchtitan_lighthouse.runs.metrics_log import TOKENS_PER_SECOND, read_metrics
 from torchtitan_lighthouse.titan.checks import check_job
-from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.config import JOB_FILE, LighthouseConfigManager
 from torchtitan_lighthouse.titan.flavors import FLAVORS
 from torchtitan_lighthouse.titan.memory import MemoryModel
 from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
@@ -33,9 +34,6 @@ class Launch(NamedTuple):
 
 
 H100 = 78 * 2**30  # bytes
-TINY = ["--model.flavor", "tiny_byte", "--training.seq_len", "256"]
-TINY += ["--lighthouse.levels", "2", "--lighthouse.topk", "32", "--lighthouse.tile", "8"]
-TINY += ["--lighthouse.dense_layers", "0", "--training.global_batch_size", "4"]
 
 
 @pytest.fixture
@@ -48,16 +46,18 @@ def record_launches(monkeypatch):
     jobs = {}
 
     def train(config, folder, *, steps, options, processes, timeout):
+        arguments = trainer_arguments(config, folder, steps=steps, options=options)
+        job = LighthouseConfigManager().parse_args(arguments)
+        launch._check_trained(folder, job.to_dict())
         if not (folder / FINISHED_FILE).exists():
-            arguments = trainer_arguments(config, folder, steps=steps, options=options)
-            job = LighthouseConfigManager().parse_args(arguments)
             job.lighthouse.two_stage_trainer = True
             check_job(job)
             jobs[folder.name] = Launch(job, processes)
             speed = 10.0 if job.lighthouse.enable else 4.0
             metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0}
             write_run(folder, range(1, steps + 1), steps, **metrics)
-            if job.checkpoint.enable:
+            (folder / JOB_FILE).write_text(json.dumps(job.to_dict()))
+            if job.checkpoint.enable and not job.checkpoint.load_only:
                 path = folder / job.checkpoint.folder / f"step-{steps}"
                 dcp.save({"train_state.step": torch.zeros(1)}, checkpoint_id=path, no_dist=True)
             (folder / FINISHED_FILE).touch()
@@ -170,30 +170,55 @@ def test_the_table_has_speed_ups_and_a_repeated_call_trains_nothing(launched, be
 
 
 def test_a_call_whose_time_is_over_starts_no_run(launched, bench_paper, capsys):
-    bench_paper("--minutes", "0")
+    with pytest.raises(SystemExit) as stop:
+        bench_paper("--minutes", "0")
+    assert stop.value.code == 1
     assert not launched
-    assert PAPER_RUNS[0] in capsys.readouterr().out
+    assert f"repeat the command: {', '.join(PAPER_RUNS)}" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(launched, bench_paper, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (subprocess.CalledProcessError(1, "torchrun"), "stage1-98k-cp2: failed, see"),
+        (subprocess.TimeoutExpired("torchrun", 1), "stage1-98k-cp2: stopped"),
+    ],
+    ids=["fails", "stopped"],
+)
+def test_a_run_that_does_not_end_is_named_and_made_in_the_next_call(
+    launched, bench_paper, monkeypatch, capsys, error, message
+):
     train = benchmark.train
+    only = ["--only", "dense-98k", "stage1-98k-cp2", "stage2-98k-cp1"]
 
-    def fail_once(config, folder, **kwargs):
-        if folder.name == "norm-98k":
-            raise subprocess.CalledProcessError(1, "torchrun")
+    def fail(config, folder, **kwargs):
+        if folder.name == "stage1-98k-cp2":
+            raise error
         return train(config, folder, **kwargs)
 
-    monkeypatch.setattr(benchmark, "train", fail_once)
+    monkeypatch.setattr(benchmark, "train", fail)
     with pytest.raises(SystemExit) as stop:
-        bench_paper()
+        bench_paper(*only)
     assert stop.value.code == 1
-    assert list(launched) == [name for name in PAPER_RUNS if name != "norm-98k"]
-    assert "norm-98k" in capsys.readouterr().err
+    assert list(launched) == ["dense-98k"]
+    output = capsys.readouterr()
+    assert message in output.out
+    assert output.err.endswith("stage1-98k-cp2, stage2-98k-cp1\n")
+    monkeypatch.setattr(benchmark, "train", train)
+    bench_paper(*only)
+    assert list(launched) == ["dense-98k", "stage1-98k-cp2", "stage2-98k-cp1"]
+
+
+def test_runs_of_other_options_are_refused(launched, bench_paper, capsys):
+    bench_paper("--only", "norm-98k")
+    with pytest.raises(SystemExit):
+        bench_paper("--only", "norm-98k", "--model.flavor", "530M_byte")
+    assert "model.flavor = '530M_byte' is asked for" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--gpus", "3"], "--gpus 3 must be even"), (["--only", "sparse"], "--only sparse: must be")],
+    [(["--gpus", "6"], "argument --gpus"), (["--only", "sparse"], "--only sparse: must be of")],
     ids=["gpus", "only"],
 )
 def test_refusals(bench_paper, capsys, options, message):
@@ -202,11 +227,17 @@ def test_refusals(bench_paper, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_smaller_node_takes_the_same_runs(launched, bench_paper):
-    bench_paper("--gpus", "2", *TINY)
-    assert list(launched) == PAPER_RUNS
-    assert {run.ranks for run in launched.values()} == {1, 2}
-    assert {run.job.model.flavor for run in launched.values()} == {"tiny_byte"}
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_a_smaller_node_makes_smaller_runs(launched, bench_paper, gpus):
+    smaller = "--model.flavor 530M_byte --training.seq_len 32768 --lighthouse.topk 512"
+    smaller += f" --lighthouse.tile 64 --training.global_batch_size {gpus}"
+    bench_paper("--gpus", str(gpus), *smaller.split())
+    assert len(launched) == len(PAPER_RUNS)
+    for name, run in launched.items():
+        dims = degrees(run.job, run.ranks)
+        assert run.ranks <= gpus
+        assert "cp" not in name or name.endswith(f"cp{dims.cp}")
+        assert run.job.training.global_batch_size % dims.dp_shard == 0
 
 
 def test_bench_train_keeps_the_schedule_of_the_whole_job(launched, tmp_path, capsys):
@@ -220,3 +251,18 @@ def test_bench_train_keeps_the_schedule_of_the_whole_job(launched, tmp_path, cap
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert "2.50×" in table
+
+
+def test_a_run_that_continues_another_is_measured_from_its_own_start(monkeypatch, tmp_path):
+    def train(config, folder, **kwargs):
+        for started, speed, loss in ((0, 1.0, 6.0), (100, 5.0, 3.0)):
+            steps = range(1, 5) if started == 0 else range(5, 9)
+            metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0, "started": started}
+            write_run(folder, steps, 4, loss=lambda step, loss=loss: loss, **metrics)
+        return read_metrics(folder)
+
+    monkeypatch.setattr(benchmark, "train", train)
+    config = load_script("bench_paper").CONFIGS / "lighthouse_530m_98k.toml"
+    result = benchmark.benchmark(config, tmp_path / "run", steps=8, skip=1)
+    assert result.losses == [3.0] * 4
+    assert result.tokens_per_second == 5.0

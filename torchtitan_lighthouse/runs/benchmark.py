@@ -23,14 +23,14 @@ class Result(NamedTuple):
     Attributes:
         tokens_per_second: per GPU, the median of the timed steps.
         mfu: percent, the same.
-        peak_gib: per GPU, what the allocator reserved at most.
-        losses: of each step.
+        reserved_gib: per GPU, what the allocator reserved at most in the timed steps.
+        losses: of each step, without those of a run that it continues.
     """
 
     name: str
     tokens_per_second: float
     mfu: float
-    peak_gib: float
+    reserved_gib: float
     losses: list[float]
 
 
@@ -44,13 +44,14 @@ def benchmark(
     processes: int = 1,
     timeout: float | None = None,
 ) -> Result:
-    """Train the first ``steps`` of a job with Lighthouse attention, unless ``options`` say more.
+    """Train a job up to step ``steps``, all in its first stage.
 
-    The learning rates are those of the whole job: in a job of a few steps the warm-up would be as
-    short, and the loss would jump. See ``launch.train`` for the rest.
+    Checkpoints, validation and wandb are off unless ``options`` turn them on. The learning rates
+    are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
+    would jump. See ``launch.train`` for the rest.
 
     Args:
-        skip: leading steps that are not timed; the first ones compile.
+        skip: leading steps that are not timed, fewer than are trained; the first ones compile.
     """
     job = LighthouseConfigManager().parse_args(["--job.config_file", str(config), *options])
     whole = str(job.lr_scheduler.total_steps or job.training.steps)
@@ -62,19 +63,20 @@ def benchmark(
         processes=processes,
         timeout=timeout,
     )
-    timed = records[skip:]
+    trained = [record for record in records if record["started"] == records[-1]["started"]]
+    timed = trained[skip:]
     return Result(
         folder.name,
         statistics.median(record[TOKENS_PER_SECOND] for record in timed),
         statistics.median(record[_MFU] for record in timed),
         max(record[PEAK_MEMORY] for record in timed),
-        [record[LOSS] for record in records],
+        [record[LOSS] for record in trained],
     )
 
 
 def table(results: Iterable[tuple[Result, Result | None]]) -> str:
     """A line for each result, with its speed-up over the other of its pair."""
-    rows = [("run", "tokens/s/GPU", "speed-up", "MFU %", "peak GiB", "first loss", "last loss")]
+    rows = [("run", "tokens/s/GPU", "speed-up", "MFU %", "reserved GiB", "first loss", "last loss")]
     for result, baseline in results:
         rows.append(
             (
@@ -84,7 +86,7 @@ def table(results: Iterable[tuple[Result, Result | None]]) -> str:
                 if baseline
                 else "-",
                 f"{result.mfu:.1f}",
-                f"{result.peak_gib:.1f}",
+                f"{result.reserved_gib:.1f}",
                 f"{result.losses[0]:.4f}",
                 f"{result.losses[-1]:.4f}",
             )

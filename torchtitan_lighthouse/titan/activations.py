@@ -9,10 +9,9 @@ stream, c of the others. Without checkpointing a compiled dense block keeps::
     feed-forward    normed input c·T·d; two branches and their product 3·c·T·f
 
 A Lighthouse block has R = S and keeps its scattered output, c·T·q, too. With context parallel a
-block keeps the k and v of all W ranks, 2·W·c·R·kv, which the ring would gather again in the
-backward. Without compile the residual stream, r·T·d, takes the projection's place, silu's result
-is kept, the ring does gather again, and autocast keeps a normed input once for each matrix that it
-meets.
+block keeps the k and v of all W ranks, 2·W·c·R·kv, if the ring gathers them. Without compile the
+residual stream, r·T·d, takes the projection's place, silu's result is kept, the ring gathers again
+in the backward, and autocast keeps a normed input once for each matrix that it meets.
 
 The backward recomputes what was not kept, and holds gradients. Most are alive either in the
 feed-forward, three of width f, or in attention, when what the feed-forward kept is free again:

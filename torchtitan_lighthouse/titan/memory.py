@@ -6,10 +6,11 @@ loss; the backward of each block, with all that the blocks before it keep; the o
 
 What is inexact, and why:
 
-- It counts live tensors. PyTorch's allocator reserves more, because freed memory does not fit every
-  later tensor. The CUDA context and NCCL's buffers come on top of both.
-- What FSDP gathers and reduces at once, tensor parallel, DDP, and context parallel without compile
-  are counted from the sources of torch 2.11 to 2.13, and not measured.
+- It counts live tensors. PyTorch's allocator reserves more, up to an eighth in what was measured,
+  because freed memory does not fit every later tensor. The CUDA context and NCCL's buffers come on
+  top of both.
+- Tensor parallel, DDP, and context parallel without compile or with ``alltoall`` are counted from
+  the sources of torch 2.11 to 2.13, and not measured.
 - Validation is left out. It can be the peak, for ``validation.local_batch_size`` and
   ``validation.seq_len`` are its own.
 - Tokens and labels are left out, and what ``activations`` leaves out.
