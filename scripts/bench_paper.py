@@ -66,8 +66,8 @@ def plan(gpus: int, out: Path) -> Iterator[Run]:
     one_sequence = ["--training.global_batch_size", "1"]
     for config, length, degree, batch, dense_steps in (
         ("98k_cp2", "98k", 2, [], (12, 4)),
-        ("262k_cp8", "262k", min(8, gpus), one_sequence, (12, 4)),
-        ("1m_cp8", "1m", min(8, gpus), one_sequence, (5, 1)),
+        ("262k_cp8", "262k", gpus, one_sequence, (12, 4)),
+        ("1m_cp8", "1m", gpus, one_sequence, (5, 1)),
     ):
         config = f"lighthouse_530m_{config}"
         options = [*batch, *parallelism(degree)]
