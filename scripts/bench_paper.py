@@ -64,16 +64,16 @@ def plan(gpus: int, out: Path) -> Iterator[Run]:
     # A step of one sequence: another would only repeat it. A dense step of a million tokens takes
     # more than a minute.
     one_sequence = ["--training.global_batch_size", "1"]
-    for config, length, degree, batch, dense_steps in (
-        ("98k_cp2", "98k", 2, [], (12, 4)),
-        ("262k_cp8", "262k", gpus, one_sequence, (12, 4)),
-        ("1m_cp8", "1m", gpus, one_sequence, (5, 1)),
+    for config, degree, batch, dense_steps in (
+        ("lighthouse_530m_98k_cp2", 2, [], (12, 4)),
+        ("lighthouse_530m_262k_cp8", gpus, one_sequence, (12, 4)),
+        ("lighthouse_530m_1m_cp8", gpus, one_sequence, (5, 1)),
     ):
-        config = f"lighthouse_530m_{config}"
+        name = f"{config.split('_')[2]}-cp{degree}"
         options = [*batch, *parallelism(degree)]
-        dense = f"dense-{length}-cp{degree}"
+        dense = f"dense-{name}"
         yield Run(dense, config, gpus, [*options, *DENSE], steps=dense_steps)
-        yield Run(f"norm-{length}-cp{degree}", config, gpus, options, dense)
+        yield Run(f"norm-{name}", config, gpus, options, dense)
 
     # The dataloader resumes with as many groups of ranks as have saved it.
     groups = gpus // 2
@@ -113,7 +113,7 @@ def main(args: list[str] | None = None) -> None:
             continue
         last, skip = run.steps
         try:
-            result = benchmark(
+            results[run.name] = benchmark(
                 CONFIGS / f"{run.config}.toml",
                 out / run.name,
                 steps=last,
@@ -128,9 +128,6 @@ def main(args: list[str] | None = None) -> None:
             print(f"{run.name}: failed, see {out / run.name / OUTPUT_FILE}")
         except ValueError as error:
             parser.error(str(error))
-        else:
-            results[run.name] = result
-            print(f"{run.name}: losses {', '.join(f'{x:.4f}' for x in result.losses)}", flush=True)
     text = table(
         (result, results.get(runs[name].baseline or "")) for name, result in results.items()
     )

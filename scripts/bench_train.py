@@ -37,7 +37,6 @@ def main(args: list[str] | None = None) -> None:
                 timeout=options.timeout,
             )
         )
-        print(f"{name}: losses {', '.join(f'{x:.4f}' for x in results[-1].losses)}", flush=True)
     text = table((result, results[0]) for result in results)
     (options.out / "table.md").write_text(text)
     print(text)

@@ -1,10 +1,13 @@
 """Geometries, inputs and conversions that the tests of the method share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tests.slow_loop import Entry
 from torchtitan_lighthouse import LighthouseConfig, Selection, select
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 
 Case = tuple[LighthouseConfig, int]  # the numbers and the sequence length
 
@@ -88,3 +91,18 @@ def values_attention(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tenso
 
 def requires_grad(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.detach().clone().requires_grad_() for t in tensors)
+
+
+def output_and_gradients(
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, upstream: Tensor
+) -> list[Tensor]:
+    """The output and the gradients of q, k and v."""
+    leaves = requires_grad(q, k, v)
+    out = attention(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
+
+
+def rows_of(x: Tensor, context_parallel: ContextParallel, dim: int) -> Tensor:
+    """What a rank holds of ``x``."""
+    pieces = x.chunk(2 * context_parallel.size, dim)
+    return torch.cat([pieces[piece] for piece in context_parallel.pieces], dim)

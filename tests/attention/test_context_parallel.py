@@ -10,7 +10,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests import slow_loop
-from tests.attention.cases import Case, case, case_id, random_qkv, requires_grad
+from tests.attention.cases import (
+    Case,
+    case,
+    case_id,
+    output_and_gradients,
+    random_qkv,
+    rows_of,
+)
 from tests.ranks import run_ranks
 from tests.record_ops import RecordOps
 from torchtitan_lighthouse import (
@@ -44,24 +51,11 @@ def run_id(value: tuple[str, Case]) -> str:
     return f"{mode}-{case_id(geometry)}"
 
 
-def rows_of(x: Tensor, context_parallel: ContextParallel, dim: int) -> Tensor:
-    """What a rank holds of ``x``."""
-    pieces = x.chunk(2 * context_parallel.size, dim)
-    return torch.cat([pieces[piece] for piece in context_parallel.pieces], dim)
-
-
 def inputs(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     """q, k, v and the gradient of the output, the same on every rank."""
     torch.manual_seed(length)
     q, k, v = random_qkv(length, heads=HEADS, dtype=dtype)
     return q, k, v, torch.randn_like(q)
-
-
-def run(module, q: Tensor, k: Tensor, v: Tensor, upstream: Tensor) -> list[Tensor]:
-    """The output and the gradients of q, k and v."""
-    leaves = requires_grad(q, k, v)
-    out = module(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 
 def attend_on_a_rank(rank: int, size: int, folder) -> None:
@@ -78,7 +72,9 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
             module.compile(fullgraph=True, backend="aot_eager")
         dtype = torch.bfloat16 if mode == "bfloat16" else torch.float64
         local = [rows_of(x, context_parallel, 2) for x in inputs(length, dtype)]
-        results[run_id((mode, (config, length)))] = run(partial(module, enable_gqa=True), *local)
+        results[run_id((mode, (config, length)))] = output_and_gradients(
+            partial(module, enable_gqa=True), *local
+        )
     torch.save((context_parallel, results), folder / f"{rank}.pt")
     distributed.barrier()  # a rank that is done would close the connections that others read
     distributed.destroy_process_group()
@@ -102,7 +98,7 @@ def slow(config: LighthouseConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def expected():
     """What the slow loop computes on the whole sequence."""
     return {
-        case_id((config, length)): run(partial(slow, config), *inputs(length))
+        case_id((config, length)): output_and_gradients(partial(slow, config), *inputs(length))
         for config, length in GEOMETRIES
     }
 
@@ -118,8 +114,10 @@ def test_output_and_gradients_are_those_of_one_device(ranks, expected, name):
 def test_bfloat16_is_as_near_to_float64_as_on_one_device(ranks):
     config, length = LOW_PRECISION[1]
     qkv_and_upstream = inputs(length, torch.bfloat16)
-    exact = run(partial(slow, config), *(x.double() for x in qkv_and_upstream))
-    one_device = run(partial(lighthouse_attention, config=config), *qkv_and_upstream)
+    exact = output_and_gradients(partial(slow, config), *(x.double() for x in qkv_and_upstream))
+    one_device = output_and_gradients(
+        partial(lighthouse_attention, config=config), *qkv_and_upstream
+    )
     for n, name in enumerate(("out", "dq", "dk", "dv")):
         allowed = (one_device[n].double() - exact[n]).abs()
         error = torch.cat(

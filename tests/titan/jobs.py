@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 
 from tests.ranks import run_ranks
-from torchtitan_lighthouse.runs.launch import OUTPUT_FILE
+from torchtitan_lighthouse.runs.launch import OUTPUT_FILE, trainer_arguments
 from torchtitan_lighthouse.runs.metrics_log import read_metrics
+from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.train import main
 
@@ -70,6 +73,25 @@ def options(**fields) -> list[str]:
 def parse(folder: Path, toml: str = TOML, **fields) -> JobConfig:
     """The job as the real ConfigManager reads it from a file and options."""
     return LighthouseConfigManager().parse_args(_arguments(folder, toml, fields))
+
+
+def launched_job(config: Path, folder: Path, *, steps: int, options: list[str]) -> JobConfig:
+    """The job that ``runs.launch.train`` would train.
+
+    Raises:
+        ValueError: the trainer would refuse it.
+    """
+    arguments = trainer_arguments(config, folder, steps=steps, options=options)
+    job = LighthouseConfigManager().parse_args(arguments)
+    job.lighthouse.two_stage_trainer = True
+    check_job(job)
+    return job
+
+
+def save_step(job: JobConfig, step: int) -> None:
+    """A checkpoint of the job, as far as the checks of those that resume it look."""
+    path = Path(job.job.dump_folder, job.checkpoint.folder, f"step-{step}")
+    dcp.save({"train_state.step": torch.zeros(1)}, checkpoint_id=path, no_dist=True)
 
 
 def launch(

@@ -23,13 +23,18 @@ CHECKPOINTING = {
 }
 
 
-def build_model(job_config: JobConfig, dims: ParallelDims | None = None) -> Transformer:
-    """The job's model in the Lighthouse stage, with weights from a fixed seed."""
+def build_meta_model(job_config: JobConfig, dims: ParallelDims) -> Transformer:
+    """The job's model in the Lighthouse stage, on the meta device."""
     args = LighthouseModelArgs(**vars(FLAVORS[job_config.model.flavor]))
     args.update_from_config(job_config)
     with torch.device("meta"):
         model = Transformer(args)
-    model = parallelize_lighthouse(model, dims or parallel_dims(), job_config)
+    return parallelize_lighthouse(model, dims, job_config)
+
+
+def build_model(job_config: JobConfig, dims: ParallelDims | None = None) -> Transformer:
+    """The same with weights from a fixed seed."""
+    model = build_meta_model(job_config, dims or parallel_dims())
     model.to_empty(device=DEVICE)
     torch.manual_seed(0)
     with torch.no_grad():

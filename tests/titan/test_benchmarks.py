@@ -2,30 +2,24 @@
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 from torch import distributed
-from torch.distributed import checkpoint as dcp
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchtitan.config import JobConfig
-from torchtitan.distributed import ParallelDims
-from torchtitan.models.llama3 import Transformer
 
 from tests.runs.runs import write_run
 from tests.scripts import load_script
+from tests.titan.jobs import launched_job, save_step
+from tests.titan.models import build_meta_model
 from torchtitan_lighthouse.attention.module import LighthouseAttention
 from torchtitan_lighthouse.runs import benchmark, launch
-from torchtitan_lighthouse.runs.launch import FINISHED_FILE, trainer_arguments
+from torchtitan_lighthouse.runs.launch import FINISHED_FILE
 from torchtitan_lighthouse.runs.metrics_log import TOKENS_PER_SECOND, read_metrics
-from torchtitan_lighthouse.titan.checks import check_job
-from torchtitan_lighthouse.titan.config import JOB_FILE, LighthouseConfigManager
-from torchtitan_lighthouse.titan.flavors import FLAVORS
-from torchtitan_lighthouse.titan.memory import MemoryModel
-from torchtitan_lighthouse.titan.parallelize import parallelize_lighthouse
+from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.memory import MemoryModel, parallel_dims_of
 
 
 class Launch(NamedTuple):
@@ -46,20 +40,16 @@ def record_launches(monkeypatch):
     jobs = {}
 
     def train(config, folder, *, steps, options, processes, timeout):
-        arguments = trainer_arguments(config, folder, steps=steps, options=options)
-        job = LighthouseConfigManager().parse_args(arguments)
+        job = launched_job(config, folder, steps=steps, options=options)
         launch._check_trained(folder, job.to_dict())
         if not (folder / FINISHED_FILE).exists():
-            job.lighthouse.two_stage_trainer = True
-            check_job(job)
             jobs[folder.name] = Launch(job, processes)
             speed = 10.0 if job.lighthouse.enable else 4.0
             metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0}
             write_run(folder, range(1, steps + 1), steps, **metrics)
             (folder / JOB_FILE).write_text(json.dumps(job.to_dict()))
             if job.checkpoint.enable and not job.checkpoint.load_only:
-                path = folder / job.checkpoint.folder / f"step-{steps}"
-                dcp.save({"train_state.step": torch.zeros(1)}, checkpoint_id=path, no_dist=True)
+                save_step(job, steps)
             (folder / FINISHED_FILE).touch()
         return read_metrics(folder)
 
@@ -86,28 +76,14 @@ def paper(tmp_path_factory):
 PAPER_RUNS = [run.name for run in load_script("bench_paper").plan(8, Path("out"))]
 
 
-def degrees(job, ranks):
-    section = job.parallelism
-    return ParallelDims(
-        dp_replicate=section.data_parallel_replicate_degree,
-        dp_shard=section.data_parallel_shard_degree,
-        cp=section.context_parallel_degree,
-        tp=1,
-        pp=1,
-        ep=1,
-        etp=1,
-        world_size=ranks,
-    )
-
-
 def test_the_paper_s_runs_are_jobs_that_fit_a_node(paper):
     assert list(paper) == PAPER_RUNS
     for name, run in paper.items():
-        memory = MemoryModel(run.job, run.ranks)
+        memory = MemoryModel(*run)
         assert all(
             memory.peak(run.job.training.seq_len, stage).total < H100 for stage in memory.stages
         ), name
-        groups = degrees(run.job, run.ranks).dp_shard
+        groups = parallel_dims_of(*run).dp_shard
         assert run.job.training.global_batch_size % groups == 0
 
 
@@ -128,13 +104,9 @@ def test_they_are_those_of_the_paper(paper):
 @pytest.mark.parametrize("name", PAPER_RUNS)
 def test_the_model_builds_on_as_many_ranks(paper, name):
     job, ranks = paper[name]
-    args = replace(FLAVORS[job.model.flavor])
-    args.update_from_config(job)
     distributed.init_process_group("fake", store=FakeStore(), rank=ranks - 1, world_size=ranks)
     try:
-        with torch.device("meta"):
-            model = Transformer(args)
-        model = parallelize_lighthouse(model, degrees(job, ranks), job)
+        model = build_meta_model(job, parallel_dims_of(job, ranks))
         wrapped = [type(layer.attention.inner_attention) for layer in model.layers.values()]
         assert wrapped.count(LighthouseAttention) == (26 if job.lighthouse.enable else 0)
     finally:
@@ -145,7 +117,7 @@ def test_the_dense_stage_resumes_with_the_same_groups_of_ranks(paper):
     first, same, other = (
         paper[name] for name in ("stage1-98k-cp2", "stage2-98k-cp2", "stage2-98k-cp1")
     )
-    assert [degrees(run.job, run.ranks).dp_shard for run in (first, same, other)] == [4, 4, 4]
+    assert [parallel_dims_of(*run).dp_shard for run in (first, same, other)] == [4, 4, 4]
     assert [run.job.parallelism.context_parallel_degree for run in (first, same, other)] == [
         2,
         2,
@@ -234,7 +206,7 @@ def test_a_smaller_node_makes_smaller_runs(launched, bench_paper, gpus):
     bench_paper("--gpus", str(gpus), *smaller.split())
     assert len(launched) == len(PAPER_RUNS)
     for name, run in launched.items():
-        dims = degrees(run.job, run.ranks)
+        dims = parallel_dims_of(*run)
         assert run.ranks <= gpus
         assert "cp" not in name or name.endswith(f"cp{dims.cp}")
         assert run.job.training.global_batch_size % dims.dp_shard == 0

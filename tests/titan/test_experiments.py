@@ -3,16 +3,11 @@
 import subprocess
 
 import pytest
-import torch
-from torch.distributed import checkpoint as dcp
 
 from tests.runs.runs import write_run
 from tests.scripts import load_script
-from tests.titan.jobs import TOML
-from torchtitan_lighthouse.runs.launch import trainer_arguments
+from tests.titan.jobs import TOML, launched_job, save_step
 from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LOSS, read_metrics
-from torchtitan_lighthouse.titan.checks import check_job
-from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.stages import stage_at
 
 
@@ -34,18 +29,13 @@ def script(launched, monkeypatch):
     """A function that loads a script whose trainer checks the job and makes its files up."""
 
     def train(config, folder, *, steps, options, processes):
-        arguments = trainer_arguments(config, folder, steps=steps, options=options)
-        job = LighthouseConfigManager().parse_args(arguments)
-        job.lighthouse.two_stage_trainer = True
         try:
-            check_job(job)
+            job = launched_job(config, folder, steps=steps, options=options)
         except ValueError as error:
-            raise subprocess.CalledProcessError(1, arguments) from error
+            raise subprocess.CalledProcessError(1, options) from error
         launched[folder.name] = job
         for step in {*range(0, steps, job.checkpoint.interval), steps}:
-            state = {"train_state.step": torch.zeros(1)}
-            path = folder / job.checkpoint.folder / f"step-{step}"
-            dcp.save(state, checkpoint_id=path, no_dist=True)
+            save_step(job, step)
         stages = [stage_at(step, job.lighthouse) for step in range(1, steps + 1)]
         switch = stages.count("lighthouse")
         write_run(folder, range(1, steps + 1), switch, **{HELD_OUT_LOSS: 1 + switch / 1000})

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torchtitan.distributed.context_parallel import apply_cp_to_attention_module
 from torchtitan.models.attention import ScaledDotProductAttentionWrapper
 
+from tests.attention.cases import output_and_gradients, rows_of
 from tests.ranks import run_ranks_on_gpus
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
@@ -49,13 +50,6 @@ class Block(nn.Module):
         return out.transpose(1, 2).contiguous()
 
 
-def run(block: Block, inputs: list[Tensor], upstream: Tensor) -> list[Tensor]:
-    """The output and the gradients of q, k and v."""
-    leaves = [x.requires_grad_() for x in inputs]
-    out = block(*leaves)
-    return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
-
-
 def random_inputs(heads: str) -> list[Tensor]:
     """q, k, v and a gradient of the output: [1, N, H, 64]."""
     query_heads, kv_heads = HEADS[heads]
@@ -77,17 +71,11 @@ def run_all(
         block = Block(attention, wrap_sdpa, place)
         if mode == "compiled":
             block.compile(fullgraph=True)
-        *inputs, upstream = (rows_of(x, place) for x in random_inputs(heads))
-        results[heads, attention, mode] = run(block, inputs, upstream)
+        inputs = random_inputs(heads)
+        if place:
+            inputs = [rows_of(x, place, 1) for x in inputs]
+        results[heads, attention, mode] = output_and_gradients(block, *inputs)
     return results
-
-
-def rows_of(x: Tensor, place: ContextParallel | None) -> Tensor:
-    """What a rank holds of ``x`` [B, N, H, D]."""
-    if place is None:
-        return x
-    pieces = x.chunk(2 * place.size, 1)
-    return torch.cat([pieces[piece] for piece in place.pieces], 1)
 
 
 def run_on_a_rank(rank: int, folder: Path) -> None:
@@ -121,7 +109,7 @@ def relative_differences(of_ranks, whole: list[Tensor], case: tuple[str, str, st
     """Of the output and of each gradient, on all ranks together: mean by mean magnitude."""
     differences = []
     for n, expected in enumerate(whole):
-        by_rank = [results[case][n] - rows_of(expected, place) for place, results in of_ranks]
+        by_rank = [results[case][n] - rows_of(expected, place, 1) for place, results in of_ranks]
         mean = torch.cat(by_rank).abs().mean(dtype=torch.float32)
         differences.append((mean / expected.abs().mean(dtype=torch.float32)).item())
     return differences

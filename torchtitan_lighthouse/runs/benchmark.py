@@ -44,7 +44,7 @@ def benchmark(
     processes: int = 1,
     timeout: float | None = None,
 ) -> Result:
-    """Train a job up to step ``steps``, all in its first stage.
+    """Train a job up to step ``steps``, all in its first stage, and print its losses.
 
     Checkpoints, validation and wandb are off unless ``options`` turn them on. The learning rates
     are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
@@ -65,12 +65,14 @@ def benchmark(
     )
     trained = [record for record in records if record["started"] == records[-1]["started"]]
     timed = trained[skip:]
+    losses = [record[LOSS] for record in trained]
+    print(f"{folder.name}: losses {', '.join(f'{loss:.4f}' for loss in losses)}", flush=True)
     return Result(
         folder.name,
         statistics.median(record[TOKENS_PER_SECOND] for record in timed),
         statistics.median(record[_MFU] for record in timed),
         max(record[PEAK_MEMORY] for record in timed),
-        [record[LOSS] for record in trained],
+        losses,
     )
 
 

@@ -61,7 +61,7 @@ class MemoryModel:
     def __init__(self, job_config: JobConfig, gpus: int | None = None) -> None:
         _check_modelled(job_config)
         self._job = job_config
-        self._dims = dims = _parallel_dims(job_config, gpus)
+        self._dims = dims = parallel_dims_of(job_config, gpus)
         self._args = replace(FLAVORS[job_config.model.flavor])
         self._args.update_from_config(job_config)
         with torch.device("meta"):
@@ -258,7 +258,12 @@ def _check_modelled(job_config: JobConfig) -> None:
         raise ValueError(f"the memory of {' and '.join(used)} is not modelled: leave the default")
 
 
-def _parallel_dims(job_config: JobConfig, gpus: int | None) -> ParallelDims:
+def parallel_dims_of(job_config: JobConfig, gpus: int | None) -> ParallelDims:
+    """The degrees of a job on ``gpus``; None: on as few as they take.
+
+    Raises:
+        ValueError: they do not multiply to ``gpus``.
+    """
     section = job_config.parallelism
     replicate = section.data_parallel_replicate_degree
     shard = section.data_parallel_shard_degree
