@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
-from torchtitan_lighthouse.runs.table import markdown
+from torchtitan_lighthouse.runs.markdown import markdown
 
 SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
 INPUT_SETS = 3

@@ -8,4 +8,4 @@ python -m torch.distributed.run --standalone --nproc-per-node "${NPROC:-1}" \
   -m torchtitan_lighthouse.train --job.config_file train_configs/quickstart.toml \
   --job.dump_folder "$run" "$@"
 echo
-python scripts/compare_runs.py "$run"
+python -m torchtitan_lighthouse compare "$run"

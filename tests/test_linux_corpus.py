@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from tests.scripts import load_script
+from tests.support.scripts import load_script
 
 FILES = {
     "README": "no source",

@@ -10,11 +10,11 @@ import torch
 from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.protocols.train_spec import get_train_spec
 
-from tests.scripts import load_script
-from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
-from torchtitan_lighthouse.titan.flavors import lighthouse_layers
+from torchtitan_lighthouse.titan.config.checks import check_job
+from torchtitan_lighthouse.titan.models.flavors import lighthouse_layers
 from torchtitan_lighthouse.titan.stages import has_switch, stage_at
+from torchtitan_lighthouse.tools import ablate as ablate_tool
 
 FOLDER = Path(__file__).parents[1] / "train_configs"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
@@ -163,7 +163,7 @@ def test_the_paper_s_setting_is_the_paper_s():
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("grids/*.toml")), ids=lambda path: path.stem)
 def test_every_combination_of_a_grid_fits(path):
-    ablate = load_script("ablate")
+    ablate = ablate_tool
     grid = tomllib.loads(path.read_text())
     for values in ablate.combinations(grid["grid"]):
         options = [*grid["options"], *ablate.as_options(values)]

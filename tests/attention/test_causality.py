@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.attention.cases import (
+from tests.support.cases import (
     CASES,
     PINNED,
     SMALL,

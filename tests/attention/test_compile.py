@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.attention.cases import ONE_LEVEL, case, random_qkv, requires_grad
+from tests.support.cases import ONE_LEVEL, case, random_qkv, requires_grad
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig, lighthouse_attention
 
 

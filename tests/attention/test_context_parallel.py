@@ -9,8 +9,8 @@ from torch import Tensor, distributed
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests import slow_loop
-from tests.attention.cases import (
+from tests.support import slow_loop
+from tests.support.cases import (
     Case,
     case,
     case_id,
@@ -18,8 +18,8 @@ from tests.attention.cases import (
     random_qkv,
     rows_of,
 )
-from tests.ranks import run_ranks
-from tests.record_ops import RecordOps
+from tests.support.ranks import run_ranks
+from tests.support.record_ops import RecordOps
 from torchtitan_lighthouse import (
     LighthouseAttention,
     LighthouseConfig,

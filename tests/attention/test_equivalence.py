@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests import slow_loop
-from tests.attention.cases import (
+from tests.support import slow_loop
+from tests.support.cases import (
     CASES,
     HEADS,
     ONE_LEVEL,

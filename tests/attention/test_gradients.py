@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.attention.cases import (
+from tests.support.cases import (
     case,
     case_id,
     random_qkv,

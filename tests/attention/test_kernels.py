@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.attention.cases import case, case_id, random_selection
+from tests.support.cases import case, case_id, random_selection
 from torchtitan_lighthouse import LighthouseConfig, lighthouse_attention, select
 from torchtitan_lighthouse.attention import reference
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.attention.cases import SMALL, random_qkv
+from tests.support.cases import SMALL, random_qkv
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig, lighthouse_attention
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.attention.cases import SMALL, random_selection
+from tests.support.cases import SMALL, random_selection
 from torchtitan_lighthouse import select
 from torchtitan_lighthouse.attention import ops
 

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from tests import slow_loop
-from tests.attention.cases import HEADS, case, entries_of, heads_id, random_qkv
+from tests.support import slow_loop
+from tests.support.cases import HEADS, case, entries_of, heads_id, random_qkv
 from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
 

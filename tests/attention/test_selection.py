@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import slow_loop
-from tests.attention.cases import CASES, PINNED, case, case_id, entries_of, random_selection
 from tests.attention.test_slow_loop import BY_HAND, KEY_SCORES, QUERY_SCORES
+from tests.support import slow_loop
+from tests.support.cases import CASES, PINNED, case, case_id, entries_of, random_selection
 from torchtitan_lighthouse import LighthouseConfig, select
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests import slow_loop
+from tests.support import slow_loop
 
 # N = 8, two entries in the coarsest level, which k = m = 2 expands both.
 NUMBERS = SimpleNamespace(levels=3, pooling_factor=2, topk=2, tile=2)

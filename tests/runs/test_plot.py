@@ -1,14 +1,12 @@
-"""The chart that ``scripts/plot_loss.py`` draws."""
+"""The chart that ``torchtitan_lighthouse plot`` draws."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from tests.runs.runs import write_metrics, write_run
-from tests.scripts import load_script
-from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LIGHTHOUSE_LOSS, HELD_OUT_LOSS
-
-plot_loss = load_script("plot_loss")
+from tests.support.runs import write_metrics, write_run
+from torchtitan_lighthouse.runs.metrics import HELD_OUT_LIGHTHOUSE_LOSS, HELD_OUT_LOSS
+from torchtitan_lighthouse.tools import plot as plot_tool
 
 
 @pytest.fixture
@@ -30,14 +28,14 @@ def switches(axes):
 
 
 def test_a_png_beside_the_metrics_whose_path_is_printed(tmp_path, capsys):
-    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60)])
+    plot_tool.main([write_run(tmp_path / "run", range(1, 101), 60)])
     png = tmp_path / "run" / "loss.png"
     assert png.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.strip() == str(png)
 
 
 def test_both_panels_show_every_loss_and_the_switch(charts, tmp_path):
-    plot_loss.main([write_run(tmp_path / "run", range(1, 101), 60, pace=2.0)])
+    plot_tool.main([write_run(tmp_path / "run", range(1, 101), 60, pace=2.0)])
     ((by_step, by_time),) = charts
     (steps, loss), _ = lines(by_step)
     assert np.array_equal(steps, range(1, 101))
@@ -51,14 +49,14 @@ def test_both_panels_show_every_loss_and_the_switch(charts, tmp_path):
 
 def test_the_smoothed_line_averages_each_stage_by_itself(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 41), 20, loss=lambda step: 5.0 if step > 20 else 1.0)
-    plot_loss.main([run, "--smooth", "9"])
+    plot_tool.main([run, "--smooth", "9"])
     _, (steps, mean) = lines(charts[0][0])
     assert np.allclose(mean, np.where(steps > 20, 5.0, 1.0))
 
 
 def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 41), 38, loss=float)
-    plot_loss.main([run, "--smooth", "9"])
+    plot_tool.main([run, "--smooth", "9"])
     _, (_, mean) = lines(charts[0][0])
     assert np.isclose(mean[10], 11.0)
     assert np.allclose(mean[38:], 39.5)
@@ -67,20 +65,20 @@ def test_a_mean_of_more_steps_than_a_stage_has_is_that_stage_s(charts, tmp_path)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_diverged_run_is_drawn_where_it_is_finite(charts, tmp_path, bad):
     run = write_run(tmp_path / "run", range(1, 41), 40, loss=lambda n: bad if n > 30 else 2.0 + n)
-    plot_loss.main([run, "--smooth", "5"])
+    plot_tool.main([run, "--smooth", "5"])
     _, (steps, mean) = lines(charts[0][0])
     assert np.allclose(mean[(steps > 2) & (steps < 29)], 2 + np.arange(3, 29))
     assert np.allclose(charts[0][0].get_ylim(), (2 + 3 - 0.04 * 27, 2 + 30 + 0.04 * 27))
 
 
 def test_a_run_that_was_never_finite_is_drawn(charts, tmp_path):
-    plot_loss.main([write_run(tmp_path / "run", range(1, 9), 8, loss=lambda _: float("nan"))])
+    plot_tool.main([write_run(tmp_path / "run", range(1, 9), 8, loss=lambda _: float("nan"))])
     assert charts[0][0].get_ylim() == (0, 1)
 
 
 def test_a_mean_starts_anew_behind_what_is_not_finite(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 41), 40, loss=lambda n: np.nan if n == 9 else 2.0)
-    plot_loss.main([run, "--smooth", "5"])
+    plot_tool.main([run, "--smooth", "5"])
     _, (steps, mean) = lines(charts[0][0])
     assert np.allclose(mean[abs(steps - 9) > 2], 2.0)
     assert np.isnan(mean[abs(steps - 9) <= 2]).all()
@@ -91,7 +89,7 @@ def test_runs_are_overlaid_in_their_own_colours_and_named(charts, tmp_path):
         write_run(tmp_path / "lighthouse", range(10, 101, 10), 50),
         write_run(tmp_path / "baseline", range(10, 101, 10), 0),
     ]
-    plot_loss.main([*runs, "--out", str(tmp_path / "charts" / "both.png")])
+    plot_tool.main([*runs, "--out", str(tmp_path / "charts" / "both.png")])
     assert (tmp_path / "charts" / "both.png").exists()
     ((by_step, by_time),) = charts
     colours = [line.get_color() for line in by_step.get_lines() if len(line.get_xdata()) > 2]
@@ -103,11 +101,11 @@ def test_runs_are_overlaid_in_their_own_colours_and_named(charts, tmp_path):
 
 def test_labels_replace_the_folders_names(charts, tmp_path, capsys):
     runs = [write_run(tmp_path / name, range(1, 9), 0) for name in "ab"]
-    plot_loss.main([*runs, "--labels", "one", "two"])
+    plot_tool.main([*runs, "--labels", "one", "two"])
     texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
     assert texts == ["one", "two"]
     with pytest.raises(SystemExit):
-        plot_loss.main([*runs, "--labels", "one"])
+        plot_tool.main([*runs, "--labels", "one"])
     assert "2 runs need as many labels, and have one" in capsys.readouterr().err
 
 
@@ -115,11 +113,11 @@ def test_held_out_losses_are_drawn_where_there_are_any(charts, tmp_path):
     run = write_run(tmp_path / "run", range(1, 9), 4)
     both = {HELD_OUT_LOSS: 3.0, HELD_OUT_LIGHTHOUSE_LOSS: 2.0, "stage": "lighthouse"}
     write_metrics(tmp_path / "run", (8, {HELD_OUT_LOSS: 1.0, "stage": "dense"}))
-    plot_loss.main([run])
+    plot_tool.main([run])
     marked = [line for line in charts[0][0].get_lines() if line.get_marker() == "o"]
     assert [line.get_xydata().tolist() for line in marked] == [[[8.0, 1.0]], []]
     write_metrics(tmp_path / "run", (4, both), started=100.0)
-    plot_loss.main([run])
+    plot_tool.main([run])
     dense, lighthouse = (line for line in charts[1][0].get_lines() if line.get_marker() == "o")
     assert dense.get_xydata().tolist() == [[4.0, 3.0]]
     assert lighthouse.get_xydata().tolist() == [[4.0, 2.0]]
@@ -128,6 +126,6 @@ def test_held_out_losses_are_drawn_where_there_are_any(charts, tmp_path):
 
 def test_folders_of_one_name_are_told_apart_by_their_paths(charts, tmp_path):
     runs = [write_run(tmp_path / name / "run", range(1, 9), 0) for name in "ab"]
-    plot_loss.main(runs)
+    plot_tool.main(runs)
     texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
     assert texts == runs

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.runs.runs import write_metrics, write_run
+from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.runs import summary
-from torchtitan_lighthouse.runs.metrics_log import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, read_metrics
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import distribute_tensor
 from torchtitan.distributed.context_parallel import prepare_context_parallel_input
 
-from tests.ranks import run_ranks
-from tests.titan.jobs import parse
-from tests.titan.models import CHECKPOINTING, build_model, parallel_dims, tokens
+from tests.support.jobs import parse
+from tests.support.models import CHECKPOINTING, build_model, parallel_dims, tokens
+from tests.support.ranks import run_ranks
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 pytestmark = pytest.mark.trainer

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from tests.ranks import run_ranks
-from tests.titan.jobs import parse
-from tests.titan.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
+from tests.support.jobs import parse
+from tests.support.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
+from tests.support.ranks import run_ranks
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 RANKS = 2

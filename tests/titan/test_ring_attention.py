@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torchtitan.distributed.context_parallel import apply_cp_to_attention_module
 from torchtitan.models.attention import ScaledDotProductAttentionWrapper
 
-from tests.attention.cases import output_and_gradients, rows_of
-from tests.ranks import run_ranks_on_gpus
+from tests.support.cases import output_and_gradients, rows_of
+from tests.support.ranks import run_ranks_on_gpus
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchtitan.models.llama3 import Transformer
 
-from tests.record_ops import RecordOps
-from tests.titan.jobs import parse
-from tests.titan.models import CHECKPOINTING, build_model, loss, tokens
+from tests.support.jobs import parse
+from tests.support.models import CHECKPOINTING, build_model, loss, tokens
+from tests.support.record_ops import RecordOps
 from torchtitan_lighthouse import LighthouseAttention
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.titan.config import Lighthouse

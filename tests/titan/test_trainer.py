@@ -12,11 +12,11 @@ import torch
 from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
-from tests.titan.jobs import launch, losses, options, parse, train, train_by_torchrun
-from torchtitan_lighthouse.runs import launch as scripts
-from torchtitan_lighthouse.runs.launch import OUTPUT_FILE
-from torchtitan_lighthouse.runs.metrics_log import METRICS_FILE, read_metrics
-from torchtitan_lighthouse.titan.flavors import FLAVORS
+from tests.support.jobs import launch, losses, options, parse, train, train_by_torchrun
+from torchtitan_lighthouse.experiments import launch as scripts
+from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE
+from torchtitan_lighthouse.runs.metrics import METRICS_FILE, read_metrics
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 pytestmark = pytest.mark.trainer
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
-from torchtitan_lighthouse.attention.lengths import sub_sequence_length
+from torchtitan_lighthouse.attention.pyramid import sub_sequence_length
 from torchtitan_lighthouse.attention.scorers import SCORERS
 
 

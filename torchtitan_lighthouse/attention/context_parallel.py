@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
-from torchtitan_lighthouse.attention.lengths import table_lengths
+from torchtitan_lighthouse.attention.pyramid import table_lengths
 from torchtitan_lighthouse.attention.selection import Selection
 
 # torch 2.13 has a new name for it and warns of the old one.

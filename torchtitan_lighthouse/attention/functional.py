@@ -15,7 +15,7 @@ from torchtitan_lighthouse.attention.context_parallel import (
     local_config,
     start_spill,
 )
-from torchtitan_lighthouse.attention.lengths import table_lengths
+from torchtitan_lighthouse.attention.pyramid import table_lengths
 from torchtitan_lighthouse.attention.scorers import SCORERS
 from torchtitan_lighthouse.attention.selection import Selection, select
 

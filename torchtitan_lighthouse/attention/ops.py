@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
-from torchtitan_lighthouse.attention.lengths import sub_sequence_length, table_lengths
+from torchtitan_lighthouse.attention.pyramid import sub_sequence_length, table_lengths
 
 kernels: ModuleType | None = None
 if find_spec("triton") is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from torchtitan_lighthouse.runs.metrics_log import (
+from torchtitan_lighthouse.runs.metrics import (
     HELD_OUT_LIGHTHOUSE_LOSS,
     HELD_OUT_LOSS,
     LOSS,

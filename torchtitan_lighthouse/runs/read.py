@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtitan_lighthouse.runs.metrics_log import read_metrics
+from torchtitan_lighthouse.runs.metrics import read_metrics
 from torchtitan_lighthouse.runs.summary import training_records
 from torchtitan_lighthouse.runs.wandb_history import read_wandb
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchtitan_lighthouse.runs.metrics_log import (
+from torchtitan_lighthouse.runs.metrics import (
     HELD_OUT_LOSS,
     LOSS,
     TOKENS,

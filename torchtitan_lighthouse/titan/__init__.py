@@ -8,9 +8,9 @@ A stock launch, ``-m torchtitan.train``, needs these two lines of TOML and train
 
 from torchtitan.protocols.train_spec import register_train_spec
 
-from torchtitan_lighthouse.titan.cpu import install_cpu_platform
-from torchtitan_lighthouse.titan.flavors import MODEL_NAME
-from torchtitan_lighthouse.titan.train_spec import get_train_spec
+from torchtitan_lighthouse.titan.cpu.device import install_cpu_platform
+from torchtitan_lighthouse.titan.models.flavors import MODEL_NAME
+from torchtitan_lighthouse.titan.spec import get_train_spec
 
 install_cpu_platform()
 register_train_spec(MODEL_NAME, get_train_spec())

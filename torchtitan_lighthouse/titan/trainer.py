@@ -11,8 +11,8 @@ from torchtitan.tools.logging import logger
 from torchtitan.train import Trainer
 
 from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.spec import build_checked_tokenizer
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
-from torchtitan_lighthouse.titan.train_spec import build_checked_tokenizer
 
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchtitan_lighthouse.attention import reference
 from torchtitan_lighthouse.attention.kernels.layout import log2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
-from torchtitan_lighthouse.attention.lengths import table_lengths
+from torchtitan_lighthouse.attention.pyramid import table_lengths
 
 _MOST_CANDIDATES = 8192  # of twice as many a program's registers spill
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.lengths import table_lengths
+from torchtitan_lighthouse.attention.pyramid import table_lengths
 
 
 def entry_slots(

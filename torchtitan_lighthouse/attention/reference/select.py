@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.lengths import sub_sequence_length
+from torchtitan_lighthouse.attention.pyramid import sub_sequence_length
 from torchtitan_lighthouse.attention.reference.nodes import entry_slots
 
 

@@ -1,0 +1,119 @@
+"""Tables of runs side by side, from folders and from wandb."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.support.runs import write_metrics, write_run
+from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.runs.read import read_runs
+from torchtitan_lighthouse.runs.tables import stage_table, total_table
+from torchtitan_lighthouse.tools import compare as compare_tool
+from torchtitan_lighthouse.tools import plot as plot_tool
+from torchtitan_lighthouse.tools import runs as command_line
+
+
+def cells(table):
+    """The table as one dict per line."""
+    heading, _, *lines = ([c.strip() for c in line[1:-1].split("|")] for line in table.splitlines())
+    return [dict(zip(heading, line, strict=True)) for line in lines]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    dense = write_run(tmp_path / "dense", range(1, 201), 0, pace=3.0, **{HELD_OUT_LOSS: 1.5})
+    ours = write_run(tmp_path / "ours", range(1, 151), 100, **{HELD_OUT_LOSS: 1.25})
+    return [dense, ours]
+
+
+def test_a_line_for_every_stage(runs):
+    lines = cells(stage_table(read_runs(runs)))
+    assert [(line["run"], line["stage"], line["steps"]) for line in lines] == [
+        ("dense", "dense", "1-200"),
+        ("ours", "lighthouse", "1-100"),
+        ("ours", "dense", "101-150"),
+    ]
+    # The mean of 1/n over the last five steps of the last stage.
+    assert lines[2]["final loss"] == "0.0068"
+    assert [line["tokens/s/GPU"] for line in lines] == ["33", "100", "100"]
+
+
+def test_runs_are_compared_to_the_first_at_equal_tokens(runs):
+    dense, ours = cells(total_table(read_runs(runs), to_loss=0.02))
+    assert (dense["held-out"], dense["over first"], dense["speed-up"]) == (
+        "1.5000",
+        "+0.0000",
+        "1.00",
+    )
+    assert (ours["held-out"], ours["over first"], ours["speed-up"]) == ("1.2500", "-0.2500", "3.00")
+    assert (dense["spike"], dense["minutes"], ours["minutes"]) == ("-", "10.0", "2.5")
+    # The mean of 1/n over the 20 steps up to 60 is the first at most 0.02.
+    assert (dense["minutes to 0.02"], ours["minutes to 0.02"]) == ("3.0", "1.0")
+
+
+def test_the_command_prints_both_tables_and_draws(runs, tmp_path, capsys):
+    png = tmp_path / "new" / "comparison.png"
+    compare_tool.main([*runs, "--out", str(png)])
+    printed = capsys.readouterr().out
+    assert stage_table(read_runs(runs)) in printed
+    assert total_table(read_runs(runs)) in printed
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_smoothing_and_the_chart_s_place_are_those_of_plot_loss(runs, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(command_line, "plot", lambda *args: drawn.append(args))
+    for tool in (plot_tool, compare_tool):
+        tool.main([*runs, "--smooth", "7"])
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1:] == (Path(runs[0], "loss.png"), 7)
+
+
+def test_a_run_of_no_step_is_refused(runs, tmp_path, capsys):
+    folder = tmp_path / "started"
+    write_metrics(folder, (0, {HELD_OUT_LOSS: 5.0, "stage": "dense"}))
+    for tool in (plot_tool, compare_tool):
+        with pytest.raises(SystemExit):
+            tool.main([runs[0], str(folder)])
+        assert f"{folder} has logged no step yet" in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_a_line_like_others(runs, tmp_path):
+    run = write_run(tmp_path / "bad", range(1, 51), 25, loss=lambda n: 1.0 if n < 40 else np.nan)
+    _, bad = cells(total_table(read_runs([runs[0], run]), to_loss=0.5))
+    assert (bad["final loss"], bad["minutes to 0.5"]) == ("nan", "-")
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    for path, message in [
+        (str(tmp_path), "metrics.jsonl"),
+        ("nowhere", "neither a dump folder nor a wandb run"),
+    ]:
+        with pytest.raises(SystemExit):
+            compare_tool.main([path])
+        assert message in capsys.readouterr().err
+
+
+def test_a_wandb_run_reads_like_a_folder(runs, monkeypatch):
+    """With wandb's client replaced: rows as its scan_history gives them."""
+    records = read_metrics(runs[1])
+    rows = [
+        {
+            "_step": r["step"],
+            "_timestamp": 1e9 + r["time"],
+            "_runtime": r["time"],
+            "lighthouse/stage": int(r["stage"] == "lighthouse"),
+            **{n: v for n, v in r.items() if n not in ("step", "time", "started", "stage")},
+            "other": None,
+        }
+        for r in records
+    ]
+    rows.insert(0, {"_step": 0, "_timestamp": 1e9, "_runtime": 0.0, "system": 1})
+    run = SimpleNamespace(scan_history=lambda: iter(rows))
+    wandb = SimpleNamespace(Api=lambda: SimpleNamespace(run={"team/project/abc": run}.get))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    by_folder = total_table(read_runs([runs[0], runs[1]], ["dense", "ours"]))
+    assert total_table(read_runs([runs[0], "team/project/abc"], ["dense", "ours"])) == by_folder

@@ -1,0 +1,47 @@
+"""A trained model from its checkpoint, under dense SDPA: what evaluation and export start from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.distributed import checkpoint as dcp
+from torchtitan.config import JobConfig
+from torchtitan.models.llama3 import Transformer
+
+from torchtitan_lighthouse.titan.config import JOB_FILE, read_job
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+
+
+def job_of(checkpoint: Path) -> JobConfig:
+    """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or its run left no ``job.json``, which
+            torchtitan's own trainer writes if ``job.save_config_file`` names it.
+    """
+    if not (checkpoint / ".metadata").is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is no checkpoint: give a folder such as outputs/run/checkpoint/step-1000"
+        )
+    return read_job(checkpoint.absolute().parents[1] / JOB_FILE)
+
+
+def load_trained(
+    checkpoint: Path, job_config: JobConfig, *, seq_len: int, device: torch.device
+) -> Transformer:
+    """The weights of a checkpoint of either stage in torchtitan's own model, in float32.
+
+    Args:
+        job_config: the job that saved it (see ``job_of``).
+        seq_len: the most tokens that the model will be called with.
+    """
+    args = replace(FLAVORS[job_config.model.flavor])
+    args.max_seq_len = seq_len
+    with torch.device("meta"):
+        model = Transformer(args)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        model.init_weights()  # the table of RoPE is not in checkpoints
+    state = model.state_dict()
+    dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    return model.eval()

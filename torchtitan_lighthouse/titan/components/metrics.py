@@ -1,0 +1,189 @@
+"""torchtitan's metrics with the stage in them, kept in ``metrics.jsonl`` too."""
+
+import logging
+import netrc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.protocols import BaseModelArgs
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.runs.metrics import (
+    HELD_OUT_LIGHTHOUSE_LOSS,
+    MetricsLog,
+    continue_metrics,
+)
+from torchtitan_lighthouse.titan.stages import Stage, stage_at
+
+
+class LighthouseMetricsProcessor(MetricsProcessor):
+    """torchtitan's, with the stage on the console, in ``metrics.jsonl``, wandb and TensorBoard."""
+
+    def __init__(
+        self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None
+    ) -> None:
+        config = job_config.metrics
+        logs = torch.distributed.get_rank() == _get_metrics_rank(parallel_dims, job_config)
+        if config.enable_wandb and (logs or config.save_for_all_ranks):
+            set_wandb_defaults(job_config)
+        super().__init__(job_config, parallel_dims, tag)
+        log = _open_metrics_log(job_config) if logs else None
+        self.logger: _StageLogger = _StageLogger(self.logger, log)
+        self.set_stage(stage_at(1, job_config.lighthouse))
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the steps that are logged."""
+        return self.logger.stage
+
+    def set_stage(self, stage: Stage) -> None:
+        """Name the stage of the steps that are logged from here on."""
+        self.logger.stage = stage
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        # torchtitan 0.2.2 takes the tokens of a sequence for those of each of the ranks that share
+        # it: it counts them that often, and divides a rank's loss by all of them. This can go when
+        # it counts a rank's own.
+        degree = self.parallel_dims.cp
+        metrics = dict(extra_metrics or {})
+        if "n_tokens_seen" in metrics:
+            metrics["n_tokens_seen"] //= degree
+        with _at_line_end(f"  stage: {self.stage}"):
+            super().log(step, global_avg_loss, global_max_loss * degree, grad_norm, metrics)
+
+    def log_validation(
+        self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None
+    ) -> None:
+        text = f"  stage: {self.stage}"
+        if extra_metrics and HELD_OUT_LIGHTHOUSE_LOSS in extra_metrics:
+            text += f"  under Lighthouse: {extra_metrics[HELD_OUT_LIGHTHOUSE_LOSS]:.4f}"
+        with _at_line_end(text):
+            super().log_validation(loss, step, extra_metrics)
+
+
+def build_metrics_processor(
+    job_config: JobConfig,
+    parallel_dims: ParallelDims,
+    model_args: BaseModelArgs | None = None,
+    tag: str | None = None,
+) -> LighthouseMetricsProcessor:
+    """The builder that a TrainSpec takes."""
+    return LighthouseMetricsProcessor(job_config, parallel_dims, tag)
+
+
+def set_wandb_defaults(job_config: JobConfig) -> None:
+    """Set what wandb and torchtitan read from the environment, where the user has not.
+
+    Runs of one flavor and sequence length are one group, so that wandb draws stage 1, stage 2 and
+    a dense baseline on one chart, against the step. A run is named after its dump folder. Without
+    a key, or without a way to the server, wandb works offline.
+    """
+    # torchtitan 0.2.2 hands WANDB_RUN_TAGS to wandb as one string, which wandb takes for a list.
+    # This can go when it splits them.
+    tags = os.environ.pop("WANDB_RUN_TAGS", ",".join(_wandb_tags(job_config)))
+    model, training = job_config.model, job_config.training
+    defaults = {
+        "WANDB_RUN_NAME": Path(job_config.job.dump_folder).resolve().name,
+        "WANDB_RUN_GROUP": f"{model.flavor}-{training.seq_len}",
+        "WANDB_TAGS": tags,
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if "WANDB_MODE" not in os.environ and not _wandb_is_reachable():
+        logger.info("No wandb key, or no way to its server: logging offline, for `wandb sync`")
+        os.environ["WANDB_MODE"] = "offline"
+
+
+class _StageLogger(BaseLogger):
+    """Adds the stage to the metrics, writes them to ``log`` and hands them on to ``inner``."""
+
+    stage: Stage
+
+    def __init__(self, inner: BaseLogger, log: MetricsLog | None) -> None:
+        self._inner = inner
+        self._log = log
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        metrics = {**metrics, "lighthouse/stage": int(self.stage == "lighthouse")}
+        if self._log:
+            self._log.append(step, self.stage, metrics)
+        self._inner.log(metrics, step)
+
+    def close(self) -> None:
+        if self._log:
+            self._log.close()
+        self._inner.close()
+
+
+def _open_metrics_log(job_config: JobConfig) -> MetricsLog:
+    folder, checkpoint = job_config.job.dump_folder, job_config.checkpoint
+    if (
+        checkpoint.enable
+        and checkpoint.initial_load_path
+        and not checkpoint.initial_load_model_only
+    ):
+        continue_metrics(folder, checkpoint.initial_load_path)
+    return MetricsLog(folder)
+
+
+@contextmanager
+def _at_line_end(text: str) -> Iterator[None]:
+    """Add ``text`` to the lines that torchtitan logs meanwhile."""
+
+    def add(record: logging.LogRecord) -> bool:
+        record.msg += text
+        return True
+
+    logger.addFilter(add)
+    try:
+        yield
+    finally:
+        logger.removeFilter(add)
+
+
+def _wandb_tags(job_config: JobConfig) -> list[str]:
+    section = job_config.lighthouse
+    if not section.enable:
+        return ["dense"]
+    sizes = f"L{section.levels}-p{section.pooling_factor}-k{section.topk}"
+    return ["lighthouse", section.scorer, sizes]
+
+
+def _wandb_is_reachable() -> bool:
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if "WANDB_API_KEY" not in os.environ and not _netrc_has(urlparse(server).hostname or ""):
+        return False
+    try:
+        urlopen(server, timeout=5).close()
+    except HTTPError:  # the server's own answer
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _netrc_has(host: str) -> bool:
+    """Whether wandb finds a key of the server's in ~/.netrc, or where $NETRC says."""
+    file = os.environ.get("NETRC")
+    try:
+        entries = netrc.netrc(file and os.path.expanduser(file))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return entries.authenticators(host) is not None

@@ -1,0 +1,33 @@
+"""Export a checkpoint as a Hugging Face folder: ``torchtitan_lighthouse export CHECKPOINT OUT``.
+
+    pip install .[hf]
+    python -m torchtitan_lighthouse export outputs/run/checkpoint/step-16000 outputs/run/hf
+
+``transformers.AutoModelForCausalLM`` and ``AutoTokenizer``, of version 5, load OUT. Version 4 would
+run another RoPE without a word. What is written: see ``torchtitan_lighthouse/titan/export.py``.
+"""
+
+import argparse
+from pathlib import Path
+
+from torchtitan_lighthouse.evaluate.export import export_hf
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=".../step-N")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new or empty folder")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), help="[training.mixed_precision_param]"
+    )
+    options = parser.parse_args(args)
+    try:
+        export_hf(options.checkpoint, options.out, options.dtype)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(f"Wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What torchtitan_lighthouse plot and torchtitan_lighthouse compare have in common."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchtitan_lighthouse.runs.plot import plot
+from torchtitan_lighthouse.runs.read import read_runs
+from torchtitan_lighthouse.runs.summary import Records
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of runs and of their chart's options."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="names of the runs [the last of each path]"
+    )
+    parser.add_argument("--out", type=Path, metavar="PNG", help="[RUN/loss.png of the first]")
+    parser.add_argument(
+        "--smooth", type=int, metavar="N", help="logged steps in a mean [1/25 of the longest run]"
+    )
+    return parser
+
+
+def parse_and_read(
+    parser: argparse.ArgumentParser, args: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, Records]]:
+    """The options and the runs. What cannot be read ends the process with a message."""
+    options = parser.parse_args(args)
+    try:
+        return options, read_runs(options.runs, options.labels)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+
+
+def draw(options: argparse.Namespace, runs: dict[str, Records]) -> Path:
+    """Write the chart; returns its path."""
+    first = Path(options.runs[0])
+    out: Path = options.out or (first if first.is_dir() else Path()) / "loss.png"
+    plot(runs, out, options.smooth)
+    return out
