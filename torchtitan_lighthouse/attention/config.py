@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from torchtitan_lighthouse.attention.pyramid import sub_sequence_length
 from torchtitan_lighthouse.attention.scorers import SCORERS
+from torchtitan_lighthouse.refusal import RefusalError, multiples, neighbours, refusal
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,21 @@ class LighthouseConfig:
             _require_type(field.name, getattr(self, field.name), field.type)
         for name in ("levels", "dilation"):
             if (value := getattr(self, name)) < 1:
-                raise _refusal(name, value, "must be at least 1", 1)
+                raise refusal(name, value, "must be at least 1", 1)
         p = self.pooling_factor
         if p < 2 or p & (p - 1):
-            powers = _neighbours(p, [2**e for e in range(1, max(p, 2).bit_length() + 1)])
-            raise _refusal("pooling_factor", p, "must be a power of two", *powers)
+            powers = neighbours(p, [2**e for e in range(1, max(p, 2).bit_length() + 1)])
+            raise refusal("pooling_factor", p, "must be a power of two", *powers)
         if self.tile < 2 or self.tile % 2:
             divisors = [d for d in range(2, self.topk + 1, 2) if self.topk % d == 0]
-            nearest = _neighbours(self.tile, divisors or [2, self.tile + 1])
+            nearest = neighbours(self.tile, divisors or [2, self.tile + 1])
             rule = f"must be even, at least 2 and divide topk={self.topk}"
-            raise _refusal("tile", self.tile, rule, *nearest)
+            raise refusal("tile", self.tile, rule, *nearest)
         if self.topk < self.tile or self.topk % self.tile:
             rule = f"must be a multiple of tile={self.tile}"
-            raise _refusal("topk", self.topk, rule, *_multiples(self.topk, self.tile))
+            raise refusal("topk", self.topk, rule, *multiples(self.topk, self.tile))
         if self.scorer not in SCORERS:
-            raise _refusal("scorer", self.scorer, "must name a scorer", *sorted(SCORERS))
+            raise refusal("scorer", self.scorer, "must name a scorer", *sorted(SCORERS))
 
     @property
     def coarsest_window(self) -> int:
@@ -97,8 +98,8 @@ class LighthouseConfig:
         """
         unit, shortest = self.seq_len_unit, self.shortest_seq_len
         if seq_len < shortest or seq_len % unit:
-            lengths = _multiples(seq_len, unit, at_least=shortest)
-            raise _refusal("seq_len", seq_len, self._seq_len_rule(), *lengths)
+            lengths = multiples(seq_len, unit, at_least=shortest)
+            raise refusal("seq_len", seq_len, self._seq_len_rule(), *lengths)
 
     def _seq_len_rule(self) -> str:
         if self.levels == 1:
@@ -124,22 +125,22 @@ class LighthouseConfig:
         """
         if self.levels > 1 and self.scorer != "norm":
             rule = f"reads tokens that others of the {degree} context-parallel ranks hold"
-            raise _refusal("scorer", self.scorer, rule, "norm")
+            raise refusal("scorer", self.scorer, rule, "norm")
         pieces = 2 * degree
         if self.levels == 1 and seq_len % pieces:
             rule = f"must be a multiple of 2·W = {pieces} for W = {degree} context-parallel ranks"
-            raise _refusal("seq_len", seq_len, rule, *_multiples(seq_len, pieces))
+            raise refusal("seq_len", seq_len, rule, *multiples(seq_len, pieces))
         if self.levels > 1 and self.tiles % pieces:
             unit = pieces * self.tile
             coarsest = seq_len // self.coarsest_window
             tiles = range(pieces, coarsest // self.tile + 1, pieces)
             budgets = [n * self.tile for n in tiles if coarsest % n == 0]
-            nearest = _neighbours(self.topk, budgets) or _multiples(self.topk, unit)
+            nearest = neighbours(self.topk, budgets) or multiples(self.topk, unit)
             rule = (
                 f"must be a multiple of 2·W·tile = 2·{degree}·{self.tile} = {unit} for W = "
                 f"{degree} context-parallel ranks"
             )
-            raise _refusal("topk", self.topk, rule, *nearest)
+            raise refusal("topk", self.topk, rule, *nearest)
         self.validate_seq_len(seq_len)
 
 
@@ -147,23 +148,4 @@ def _require_type(name: str, value: object, expected: object) -> None:
     # bool is an int to Python, but `levels = true` is a mistake.
     if type(value) is not expected:
         expected_name = getattr(expected, "__name__", str(expected))
-        raise ValueError(f"{name}={value!r} must be of type {expected_name}")
-
-
-def _refusal(name: str, value: object, rule: str, *working: object) -> ValueError:
-    suggestions = " or ".join(str(w) for w in working)
-    return ValueError(f"{name}={value} {rule}; use {suggestions}")
-
-
-def _neighbours(value: int, candidates: list[int]) -> list[int]:
-    """The largest candidate below ``value`` and the smallest above it, where there are such."""
-    below = [c for c in candidates if c < value][-1:]
-    above = [c for c in candidates if c > value][:1]
-    return below + above
-
-
-def _multiples(value: int, unit: int, at_least: int = 1) -> list[int]:
-    """The multiples of ``unit`` on either side of ``value``, none below ``at_least``."""
-    smallest = math.ceil(max(at_least, 1) / unit) * unit
-    below = value // unit * unit
-    return sorted({max(below, smallest), max(below + unit, smallest)})
+        raise RefusalError(f"{name}={value!r} must be of type {expected_name}")

@@ -18,6 +18,7 @@ from torchtitan_lighthouse.attention.context_parallel import (
 from torchtitan_lighthouse.attention.pyramid import table_lengths
 from torchtitan_lighthouse.attention.scorers import SCORERS
 from torchtitan_lighthouse.attention.selection import Selection, select
+from torchtitan_lighthouse.refusal import RefusalError
 
 
 def lighthouse_attention(
@@ -115,7 +116,7 @@ def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfi
     for name, length in (("index", slots), ("nodes", entries)):
         shape = getattr(selection, name).shape
         if shape != (batch, kv_heads, length):
-            raise ValueError(
+            raise RefusalError(
                 f"selection.{name} {list(shape)} must be [B, Hkv, {length}] = "
                 f"{[batch, kv_heads, length]}: it was made for another sequence or config"
             )
@@ -125,7 +126,7 @@ def _validate_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     fit = q.ndim == k.ndim == 4 and k.shape == v.shape
     fit = fit and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
     if not fit or q.shape[1] % k.shape[1]:
-        raise ValueError(
+        raise RefusalError(
             f"q {list(q.shape)} must be [B, Hq, N, D], k {list(k.shape)} and v {list(v.shape)} "
             "[B, Hkv, N, D], with Hq a multiple of Hkv"
         )

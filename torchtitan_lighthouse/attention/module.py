@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.functional import lighthouse_attention
+from torchtitan_lighthouse.refusal import RefusalError
 
 
 class LighthouseAttention(nn.Module):
@@ -49,7 +50,9 @@ class LighthouseAttention(nn.Module):
             ValueError: also if Hkv differs from Hq without ``enable_gqa``, as SDPA would.
         """
         if q.shape[1] != k.shape[1] and not enable_gqa:
-            raise ValueError(f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True")
+            raise RefusalError(
+                f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True"
+            )
         attention = partial(self.attention, scale=scale)
         return lighthouse_attention(
             q, k, v, self.config, attention=attention, context_parallel=self.context_parallel

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.refusal import RefusalError
 
 
 class Selection(NamedTuple):
@@ -45,9 +46,9 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
         ValueError: the pyramid does not fit N or has one level, or the two shapes differ.
     """
     if config.levels == 1:
-        raise ValueError("levels=1 is dense attention, with nothing to select; use 2 or more")
+        raise RefusalError("levels=1 is dense attention, with nothing to select; use 2 or more")
     if query_scores.shape != key_scores.shape or query_scores.ndim != 3:
-        raise ValueError(
+        raise RefusalError(
             f"query_scores {list(query_scores.shape)} and key_scores {list(key_scores.shape)} "
             "must have one shape [B, H, N]"
         )

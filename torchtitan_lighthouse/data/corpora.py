@@ -9,6 +9,7 @@ made of. A *document*, which the tokenizer puts between bos and eos, is
 - the ``text`` of one row of a ``.jsonl`` or ``.parquet`` file, whatever its length.
 """
 
+from torchtitan_lighthouse.refusal import RefusalError
 import json
 import os
 import random
@@ -54,7 +55,7 @@ def load_local(path: str, part: Part) -> IterableDataset:
         FileNotFoundError: there is nothing at ``path``.
     """
     if not path:
-        raise ValueError(
+        raise RefusalError(
             "a local corpus needs a path: set training.dataset_path to a file or folder"
         )
     root = Path(path).expanduser()
@@ -111,7 +112,7 @@ def _stream(files: list[Path], corpus: str, part: Part) -> IterableDataset:
     longest = min(max(longest, _SHORTEST_CUT), LONGEST_DOCUMENT)
     sections = [section for file in files for section in _sections(file, sizes[file], longest)]
     if not sections:
-        raise ValueError(
+        raise RefusalError(
             f"no text in {corpus!r}: it needs a non-empty text, .jsonl or .parquet file, "
             "neither hidden nor binary"
         )
@@ -122,7 +123,7 @@ def _stream(files: list[Path], corpus: str, part: Part) -> IterableDataset:
     if part == "training":
         del sections[every_nth]
     elif not (sections := sections[every_nth]):
-        raise ValueError(
+        raise RefusalError(
             f"{corpus!r} is too small to hold a part of it out for validation; set "
             "validation.dataset to 'local' and validation.dataset_path to other text"
         )
@@ -141,10 +142,10 @@ def _row_groups(file: Path) -> list[Section]:
     try:
         parquet = pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is no parquet file: {error}") from error
+        raise RefusalError(f"{file} is no parquet file: {error}") from error
     columns = {field.name: str(field.type) for field in parquet.schema_arrow}
     if columns.get("text") not in ("string", "large_string"):
-        raise ValueError(f"{file} needs a column 'text' of strings, and has {columns}")
+        raise RefusalError(f"{file} needs a column 'text' of strings, and has {columns}")
     return [
         Section(str(file), group, group + 1)
         for group in range(parquet.num_row_groups)
@@ -188,10 +189,10 @@ def _read_row(line: bytes, path: str, position: int) -> str:
     try:
         row = json.loads(line.decode("utf-8", "replace"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+        raise RefusalError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise ValueError(f"{where}: needs an object with a string under 'text', and has {found}")
+        raise RefusalError(f"{where}: needs an object with a string under 'text', and has {found}")
     # JSON can spell lone surrogates, which are no text.
     return row["text"].encode("utf-8", "replace").decode()
 

@@ -28,6 +28,7 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.estimate.activations import Block, Checkpointing, Tensors
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
@@ -247,7 +248,7 @@ class MemoryModel:
 def _check_modelled(job_config: JobConfig) -> None:
     flavor = job_config.model.flavor
     if flavor not in FLAVORS:
-        raise ValueError(f"model.flavor = {flavor!r} must be one of {', '.join(FLAVORS)}")
+        raise RefusalError(f"model.flavor = {flavor!r} must be one of {', '.join(FLAVORS)}")
     beyond = {
         "parallelism.pipeline_parallel_degree": job_config.parallelism.pipeline_parallel_degree > 1,
         "training.enable_cpu_offload": job_config.training.enable_cpu_offload,
@@ -255,7 +256,7 @@ def _check_modelled(job_config: JobConfig) -> None:
         "activation_checkpoint.mode": job_config.activation_checkpoint.mode == "memory_budget",
     }
     if used := [name for name, is_used in beyond.items() if is_used]:
-        raise ValueError(f"the memory of {' and '.join(used)} is not modelled: leave the default")
+        raise RefusalError(f"the memory of {' and '.join(used)} is not modelled: leave the default")
 
 
 def parallel_dims_of(job_config: JobConfig, gpus: int | None) -> ParallelDims:
@@ -272,7 +273,9 @@ def parallel_dims_of(job_config: JobConfig, gpus: int | None) -> ParallelDims:
     if gpus is None:
         gpus = fixed
     if gpus % fixed or (shard != -1 and gpus != fixed):
-        raise ValueError(f"the [parallelism] degrees multiply to {fixed}, which is not {gpus} GPUs")
+        raise RefusalError(
+            f"the [parallelism] degrees multiply to {fixed}, which is not {gpus} GPUs"
+        )
     return ParallelDims(
         dp_replicate=replicate, dp_shard=shard, cp=cp, tp=tp, pp=1, ep=1, etp=1, world_size=gpus
     )

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torchtitan.components.tokenizer import BaseTokenizer
 
+from torchtitan_lighthouse.refusal import RefusalError
+
 DEPTHS = (0, 15, 30, 50, 70, 85, 100)
 """Percent of the filler that is before the needle."""
 
@@ -50,11 +52,13 @@ class Haystack:
         fixed = len([*self._bos, *self._before, *self._after, *self._cue]) + 1
         self._filler_length = length - fixed
         if len(set(self.digits)) < 10:
-            raise ValueError(f"the tokens {self.digits} of the digits 0 to 9 are not all different")
+            raise RefusalError(
+                f"the tokens {self.digits} of the digits 0 to 9 are not all different"
+            )
         if self._filler_length < 1:
-            raise ValueError(f"length {length} is too short: needle and cue take {fixed} tokens")
+            raise RefusalError(f"length {length} is too short: needle and cue take {fixed} tokens")
         if trials < 1 or trials % 10:
-            raise ValueError(f"trials = {trials} must be a multiple of 10, for the ten digits")
+            raise RefusalError(f"trials = {trials} must be a multiple of 10, for the ten digits")
 
     def __len__(self) -> int:
         return self.trials

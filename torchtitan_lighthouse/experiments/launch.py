@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.metrics import LOSS, METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.config import JOB_FILE, LighthouseConfigManager
 
@@ -99,7 +100,7 @@ def _check_trained(folder: Path, asked: dict[str, Any]) -> None:
     other = [name for name in wanted if name in trained and trained[name] != wanted[name]]
     if other:
         was, now = (", ".join(f"{n} = {job[n]!r}" for n in other) for job in (trained, wanted))
-        raise ValueError(
+        raise RefusalError(
             f"{folder} was trained with {was}, and {now} is asked for: choose another --out, or "
             "remove the folder"
         )

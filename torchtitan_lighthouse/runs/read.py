@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.metrics import read_metrics
 from torchtitan_lighthouse.runs.summary import training_records
 from torchtitan_lighthouse.runs.wandb_history import read_wandb
@@ -27,14 +28,14 @@ def read_runs(
     names = [Path(path).resolve().name for path in paths]
     labels = labels or (names if len(set(names)) == len(names) else paths)
     if len(labels) != len(paths) or len(set(labels)) < len(labels):
-        raise ValueError(f"{len(paths)} runs need as many labels, and have {', '.join(labels)}")
+        raise RefusalError(f"{len(paths)} runs need as many labels, and have {', '.join(labels)}")
     return {label: _read(path) for label, path in zip(labels, paths, strict=True)}
 
 
 def _read(path: str) -> list[dict[str, Any]]:
     records = _read_source(path)
     if not training_records(records):
-        raise ValueError(f"{path} has logged no step yet")
+        raise RefusalError(f"{path} has logged no step yet")
     return records
 
 
@@ -42,5 +43,5 @@ def _read_source(path: str) -> list[dict[str, Any]]:
     if Path(path).is_dir():
         return read_metrics(path)
     if path.count("/") != 2:
-        raise ValueError(f"{path!r} is neither a dump folder nor a wandb run, entity/project/id")
+        raise RefusalError(f"{path!r} is neither a dump folder nor a wandb run, entity/project/id")
     return read_wandb(path)

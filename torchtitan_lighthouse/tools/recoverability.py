@@ -21,6 +21,7 @@ from typing import NamedTuple
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.experiments.launch import train
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.plot import plot
 from torchtitan_lighthouse.runs.summary import Records
 from torchtitan_lighthouse.runs.tables import stage_table, total_table
@@ -104,9 +105,11 @@ def plan(
     steps, folder = job.training.steps, job.checkpoint.folder
     switches = [round(share * steps) for share in splits]
     if not all(0 < share < 1 for share in splits):
-        raise ValueError(f"the splits {splits} must be above 0 and below 1")
+        raise RefusalError(f"the splits {splits} must be above 0 and below 1")
     if any(abs(n - share * steps) > 1e-6 for n, share in zip(switches, splits, strict=True)):
-        raise ValueError(f"training.steps = {steps} must make whole numbers of the splits {splits}")
+        raise RefusalError(
+            f"training.steps = {steps} must make whole numbers of the splits {splits}"
+        )
     keep_few = ["--checkpoint.enable", "--checkpoint.no-last_save_model_only"]
     keep_few += ["--checkpoint.keep_latest_k", "2"]
     # As often as the config has it, and at each switch.

@@ -26,6 +26,7 @@ from torchtitan_lighthouse.data.corpora import (
     read_document,
     stdlib_path,
 )
+from torchtitan_lighthouse.refusal import RefusalError
 
 for _name, _path, _load in (
     ("local", "", load_local),
@@ -60,7 +61,7 @@ class ResumableTextDataset(HuggingFaceTextDataset):
         # One empty pass is a resume at the end of an epoch. Without an end to them, this rank
         # would wait for data forever, and the others for this rank.
         if self.infinite and is_empty and self._last_pass_was_empty:
-            raise ValueError(
+            raise RefusalError(
                 f"dataset {self.dataset_name!r} has fewer documents than there are "
                 "data-parallel ranks times dataloader workers; use fewer of them or more data"
             )

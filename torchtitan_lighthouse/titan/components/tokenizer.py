@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.refusal import RefusalError
+
 BOS_ID = 256
 EOS_ID = 257
 # The 258 ids rounded up to a multiple of 64: tensor cores and tensor parallelism want even shards.
@@ -57,4 +59,4 @@ def build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
         return ByteTokenizer()
     if name == "huggingface":
         return _HuggingFaceTokenizer(job_config.model.hf_assets_path)
-    raise ValueError(f"tokenizer.name={name!r} is unknown; use 'byte' or 'huggingface'")
+    raise RefusalError(f"tokenizer.name={name!r} is unknown; use 'byte' or 'huggingface'")

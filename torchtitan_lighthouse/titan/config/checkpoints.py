@@ -6,6 +6,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.stages import stage_at
 
 
@@ -44,14 +45,14 @@ def _check_own_checkpoints(job_config: JobConfig, folder: Path) -> None:
         if not checkpoint.initial_load_model_only:
             start = _step(Path(checkpoint.initial_load_path, ".metadata"))
         if latest <= start:
-            raise ValueError(
+            raise RefusalError(
                 f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r} would be "
                 f"ignored, for {folder} exists, and it holds no later checkpoint: delete or move "
                 "it, or choose another job.dump_folder"
             )
     step = latest if checkpoint.load_step == -1 else checkpoint.load_step
     if step > 0 and not _is_full(folder / f"step-{step}"):
-        raise ValueError(
+        raise RefusalError(
             f"{folder}/step-{step} holds weights only, which cannot be resumed: set "
             "checkpoint.load_step to an earlier step, or choose another job.dump_folder and load "
             "it with checkpoint.initial_load_path"
@@ -61,7 +62,7 @@ def _check_own_checkpoints(job_config: JobConfig, folder: Path) -> None:
 def _check_initial_load(job_config: JobConfig) -> None:
     path = Path(job_config.checkpoint.initial_load_path)
     if not (path / ".metadata").is_file():
-        raise ValueError(
+        raise RefusalError(
             f"checkpoint.initial_load_path = {str(path)!r} is no checkpoint: it must be a folder "
             "such as .../checkpoint/step-1000"
         )
@@ -71,7 +72,7 @@ def _check_initial_load(job_config: JobConfig) -> None:
             "checkpoint.initial_load_model_only = false to continue the run that saved it"
         )
     elif not _is_full(path):
-        raise ValueError(
+        raise RefusalError(
             f"checkpoint.initial_load_path = {str(path)!r} holds weights only: save it with "
             "checkpoint.last_save_model_only = false, or set "
             "checkpoint.initial_load_model_only = true to start at step 1 from them"

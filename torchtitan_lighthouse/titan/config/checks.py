@@ -3,6 +3,7 @@
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.models.flavors import (
     FLAVORS,
@@ -20,19 +21,19 @@ def check_job(job_config: JobConfig) -> None:
         ValueError: names the field, its value and what would work.
     """
     if not hasattr(job_config, "lighthouse"):
-        raise ValueError(
+        raise RefusalError(
             "the job has no [lighthouse] section: set "
             'job.custom_config_module = "torchtitan_lighthouse.titan.config", or launch '
             "-m torchtitan_lighthouse.train"
         )
     model = job_config.model
     if model.name != MODEL_NAME:
-        raise ValueError(
+        raise RefusalError(
             f"model.name = {model.name!r} must be {MODEL_NAME!r}; for dense training set "
             "lighthouse.enable = false"
         )
     if model.flavor not in FLAVORS:
-        raise ValueError(f"model.flavor = {model.flavor!r} must be one of {', '.join(FLAVORS)}")
+        raise RefusalError(f"model.flavor = {model.flavor!r} must be one of {', '.join(FLAVORS)}")
     check_checkpoints(job_config)
     _check_validation(job_config)
     _check_load_balancer(job_config, FLAVORS[model.flavor])
@@ -49,7 +50,7 @@ def check_vocabulary(tokenizer: BaseTokenizer, model_args: LighthouseModelArgs) 
     """
     size = tokenizer.get_vocab_size()
     if size > model_args.vocab_size:
-        raise ValueError(
+        raise RefusalError(
             f"the tokenizer has {size} ids, but the flavor's embedding {model_args.vocab_size}: "
             "use a larger model.flavor or another tokenizer.name"
         )
@@ -58,12 +59,12 @@ def check_vocabulary(tokenizer: BaseTokenizer, model_args: LighthouseModelArgs) 
 def _check_steps(job_config: JobConfig) -> None:
     section, training_steps = job_config.lighthouse, job_config.training.steps
     if not -1 <= section.steps <= training_steps:
-        raise ValueError(
+        raise RefusalError(
             f"lighthouse.steps = {section.steps} must be from 0 to training.steps = "
             f"{training_steps}, or -1 for Lighthouse attention throughout"
         )
     if has_switch(section, training_steps) and not section.two_stage_trainer:
-        raise ValueError(
+        raise RefusalError(
             f"lighthouse.steps = {section.steps} ends before training.steps = {training_steps}, "
             "and torchtitan's own trainer cannot switch the stage: launch "
             "-m torchtitan_lighthouse.train, or train each stage by itself (lighthouse.steps = -1, "
@@ -74,7 +75,7 @@ def _check_steps(job_config: JobConfig) -> None:
 def _check_validation(job_config: JobConfig) -> None:
     training, validation = job_config.training, job_config.validation
     if validation.enable and validation.seq_len > training.seq_len:
-        raise ValueError(
+        raise RefusalError(
             f"validation.seq_len = {validation.seq_len} must be at most training.seq_len = "
             f"{training.seq_len}, up to which the model has positions"
         )
@@ -88,7 +89,7 @@ def _check_load_balancer(job_config: JobConfig, model_args: LighthouseModelArgs)
         and model_args.attn_type == "sdpa"
         and balancer != "headtail"
     ):
-        raise ValueError(
+        raise RefusalError(
             f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
             "order in which SDPA takes the pieces of a sequence"
         )
@@ -96,7 +97,7 @@ def _check_load_balancer(job_config: JobConfig, model_args: LighthouseModelArgs)
 
 def _check_attention(job_config: JobConfig, model_args: LighthouseModelArgs) -> None:
     if model_args.attn_type != "sdpa":
-        raise ValueError(
+        raise RefusalError(
             f"model.flavor = {job_config.model.flavor!r} has attn_type "
             f"{model_args.attn_type!r}: Lighthouse attention runs on SDPA, so use a flavor with "
             "attn_type 'sdpa', or set lighthouse.enable = false"

@@ -12,6 +12,7 @@ from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.refusal import RefusalError
 
 JOB_FILE = "job.json"
 """What the trainer saves the whole config of a run as, in its dump folder."""
@@ -129,4 +130,4 @@ def _check_type(name: str, value: object, expected: object) -> None:
         right = type(value) is expected
     if not right:
         expected_name = getattr(expected, "__name__", "") if expected != list[int] else expected
-        raise ValueError(f"lighthouse.{name} = {value!r} must be of type {expected_name}")
+        raise RefusalError(f"lighthouse.{name} = {value!r} must be of type {expected_name}")

@@ -10,6 +10,7 @@ from torchtitan.models.llama3.model.args import RoPEScalingArgs
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.estimate.flops import attention_flops_saved
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.tokenizer import VOCAB_SIZE
 
 MODEL_NAME = "llama3_lighthouse"
@@ -61,14 +62,14 @@ def lighthouse_layers(n_layers: int, dense_layers: list[int]) -> tuple[int, ...]
     """
     out_of_range = [n for n in dense_layers if not -n_layers <= n < n_layers]
     if out_of_range:
-        raise ValueError(
+        raise RefusalError(
             f"lighthouse.dense_layers has {out_of_range}, but the model has {n_layers} layers: "
             f"use numbers from {-n_layers} to {n_layers - 1}"
         )
     dense = {n % n_layers for n in dense_layers}
     layers = tuple(n for n in range(n_layers) if n not in dense)
     if not layers:
-        raise ValueError(
+        raise RefusalError(
             f"lighthouse.dense_layers = {dense_layers} makes all {n_layers} layers dense: list "
             "fewer, or set lighthouse.enable = false for dense training"
         )
