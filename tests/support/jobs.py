@@ -14,8 +14,8 @@ from torchtitan.config import JobConfig
 from tests.support.ranks import run_ranks
 from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE, trainer_arguments
 from torchtitan_lighthouse.runs.metrics import read_metrics
+from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
-from torchtitan_lighthouse.titan.config.checks import check_job
 from torchtitan_lighthouse.train import main
 
 TOML = """

@@ -7,11 +7,11 @@ from torchtitan.config import JobConfig
 from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
 
+from torchtitan_lighthouse.titan.checks import check_job, check_vocabulary
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.components.validate import build_validator
-from torchtitan_lighthouse.titan.config.checks import check_job, check_vocabulary
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 

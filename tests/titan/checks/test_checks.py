@@ -10,7 +10,7 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 
 from tests.support.jobs import parse
-from torchtitan_lighthouse.titan.config.checks import check_job
+from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
 

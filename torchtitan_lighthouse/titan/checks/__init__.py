@@ -1,0 +1,30 @@
+"""What a job must satisfy before anything is built: each refusal says what to change.
+
+One file for each part of a job, with one function that ``check_job`` calls.
+"""
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.titan.checks.attention import check_attention
+from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
+from torchtitan_lighthouse.titan.checks.model import check_model
+from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
+from torchtitan_lighthouse.titan.checks.stages import check_stages
+from torchtitan_lighthouse.titan.checks.tokenizer import check_vocabulary
+from torchtitan_lighthouse.titan.checks.validation import check_validation
+
+__all__ = ["check_job", "check_vocabulary"]
+
+
+def check_job(job_config: JobConfig) -> None:
+    """Refuse a job that this package cannot train as it is written.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
+    check_model(job_config)
+    check_checkpoints(job_config)
+    check_validation(job_config)
+    check_parallelism(job_config)
+    check_stages(job_config)
+    check_attention(job_config)

@@ -1,0 +1,21 @@
+"""Layouts of the ranks."""
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+
+
+def check_parallelism(job_config: JobConfig) -> None:
+    model_args = FLAVORS[job_config.model.flavor]
+    parallelism = job_config.parallelism
+    balancer = parallelism.context_parallel_load_balancer
+    if (
+        parallelism.context_parallel_degree > 1
+        and model_args.attn_type == "sdpa"
+        and balancer != "headtail"
+    ):
+        raise RefusalError(
+            f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
+            "order in which SDPA takes the pieces of a sequence"
+        )
