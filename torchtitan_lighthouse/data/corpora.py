@@ -9,7 +9,6 @@ made of. A *document*, which the tokenizer puts between bos and eos, is
 - the ``text`` of one row of a ``.jsonl`` or ``.parquet`` file, whatever its length.
 """
 
-from torchtitan_lighthouse.refusal import RefusalError
 import json
 import os
 import random
@@ -24,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import IterableDataset
 from datasets.iterable_dataset import ExamplesIterable
+
+from torchtitan_lighthouse.refusal import RefusalError
 
 LONGEST_DOCUMENT = 1 << 20  # bytes
 _SHORTEST_CUT = 1 << 14  # bytes
