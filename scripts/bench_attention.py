@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, score, select
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
 from torchtitan_lighthouse.runs.markdown import markdown
@@ -111,11 +111,11 @@ def bench_stages(
     slots = config.sub_sequence_length(seq_len)
     pyramid = (config.levels, config.pooling_factor)
     with torch.no_grad():
-        scores = [SCORERS[config.scorer](*qkv, config) for qkv in sets]
+        scores = [score(*qkv, config) for qkv in sets]
         nodes = select(*scores[0], config).nodes
         gathered = [[ops.gather(x, nodes, slots, *pyramid) for x in qkv] for qkv in sets]
         stages = {
-            "scores": time(lambda q, k, v: SCORERS[config.scorer](q, k, v, config), sets),
+            "scores": time(lambda q, k, v: score(q, k, v, config), sets),
             "select": time(lambda q, k: select(q, k, config), scores),
             "gather": time(lambda *x: [ops.gather(t, nodes, slots, *pyramid) for t in x], sets),
             "sdpa": time(dense, gathered),

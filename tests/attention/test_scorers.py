@@ -7,7 +7,14 @@ import torch
 
 from tests.support import slow_loop
 from tests.support.cases import HEADS, case, entries_of, heads_id, random_qkv
-from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse import (
+    SCORERS,
+    LighthouseConfig,
+    Scorer,
+    lighthouse_attention,
+    score,
+    select,
+)
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
 
 # float32 scores of float32 sums; bfloat16 anywhere would be off by 1e-3.
@@ -40,7 +47,7 @@ def test_norm(heads, dtype):
     batch, *heads = heads
     q, k, v = random_qkv(40, batch=batch, heads=heads, dtype=dtype)
     expected = _loops(q.double(), k.double(), v.double(), lambda head: slow_loop.norm_scores)
-    _assert_scores(SCORERS["norm"](q, k, v, LighthouseConfig()), expected)
+    _assert_scores(score(q, k, v, LighthouseConfig()), expected)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 5])
@@ -50,7 +57,7 @@ def test_dilated(heads, dilation):
     q, k, v = random_qkv(40, batch=batch, heads=heads, dtype=torch.float32)
     scorer = partial(slow_loop.dilated_scores, dilation=dilation)
     expected = _loops(q.double(), k.double(), v.double(), lambda head: scorer)
-    _assert_scores(SCORERS["dilated"](q, k, v, LighthouseConfig(dilation=dilation)), expected)
+    _assert_scores(score(q, k, v, LighthouseConfig(scorer="dilated", dilation=dilation)), expected)
 
 
 @pytest.mark.parametrize("length", [40, 300])
@@ -65,7 +72,7 @@ def test_gla(heads, length):
         v.double(),
         lambda head: partial(slow_loop.gla_scores, decay=decays[head]),
     )
-    _assert_scores(SCORERS["gla"](q, k, v, LighthouseConfig()), expected)
+    _assert_scores(score(q, k, v, LighthouseConfig(scorer="gla")), expected)
 
 
 def test_gla_decays_of_8_heads_are_retnets():
@@ -82,22 +89,38 @@ def test_gla_decays_of_32_heads_span_the_same_range():
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_autocast_changes_no_score(scorer):
     q, k, v = random_qkv(40, heads=(4, 2), dtype=torch.float32)
-    plain = SCORERS[scorer](q, k, v, LighthouseConfig())
+    plain = score(q, k, v, LighthouseConfig(scorer=scorer))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        autocast = SCORERS[scorer](q, k, v, LighthouseConfig())
+        autocast = score(q, k, v, LighthouseConfig(scorer=scorer))
     for a, p in zip(autocast, plain, strict=True):
         assert torch.equal(a, p)
 
 
-def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
-    def early(q, k, v, config):
-        scores = -torch.arange(k.shape[2], dtype=torch.float32).expand(k.shape[:3])
-        return scores, scores
+def early(q, k, v):
+    scores = -torch.arange(k.shape[2], dtype=torch.float32).expand(k.shape[:3])
+    return scores, scores
 
-    monkeypatch.setitem(SCORERS, "early", early)
+
+def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
+    monkeypatch.setitem(SCORERS, "early", Scorer(early))
     config, length = case(3, 2, 4, 2, 7, scorer="early")
     qkv = random_qkv(length)
     by_scorer = lighthouse_attention(*qkv, config)
-    selection = select(*early(*qkv, config), config)
+    selection = select(*early(*qkv), config)
     assert entries_of(selection)[0][0][:4] == [(0, 0), (0, 1), (1, 0), (0, 2)]
     torch.testing.assert_close(by_scorer, lighthouse_attention(*qkv, config, selection=selection))
+
+
+def test_a_registered_local_scorer_may_share_the_sequence(monkeypatch):
+    monkeypatch.setitem(SCORERS, "early", Scorer(early, local=True))
+    LighthouseConfig(scorer="early").validate_context_parallel(2, 98_304)
+    with pytest.raises(ValueError, match=r"scorer=gla .* use norm or early$"):
+        LighthouseConfig(scorer="gla").validate_context_parallel(2, 98_304)
+
+
+def test_what_a_registered_scorer_asks_of_the_length_is_a_rule(monkeypatch):
+    monkeypatch.setitem(SCORERS, "early", Scorer(early, divisor="dilation"))
+    numbers = {"topk": 2, "tile": 2, "pooling_factor": 2, "levels": 2, "dilation": 3}
+    with pytest.raises(ValueError, match=r"seq_len=8 .*dilation=3; use 6 or 12"):
+        LighthouseConfig(**numbers, scorer="early").validate_seq_len(8)
+    LighthouseConfig(**numbers, scorer="norm").validate_seq_len(8)

@@ -67,11 +67,10 @@ class LighthouseConfig:
 
     @property
     def seq_len_unit(self) -> int:
-        """What N must be a multiple of, in tokens: whole tiles, and δ of the dilated scorer."""
+        """What N must be a multiple of, in tokens: whole tiles, and what the scorer asks."""
         if self.levels == 1:
             return 1
-        unit = self.coarsest_window * self.tiles
-        return math.lcm(unit, self.dilation) if self.scorer == "dilated" else unit
+        return math.lcm(self.coarsest_window * self.tiles, self._scorer_divisor or 1)
 
     @property
     def shortest_seq_len(self) -> int:
@@ -110,9 +109,15 @@ class LighthouseConfig:
             f" = {window * tiles} and at least pooling_factor^(levels-1)·topk = "
             f"{self.shortest_seq_len}"
         )
-        if self.scorer == "dilated":
-            rule += f" and a multiple of dilation={self.dilation}"
+        if self._scorer_divisor:
+            rule += f" and a multiple of {SCORERS[self.scorer].divisor}={self._scorer_divisor}"
         return rule
+
+    @property
+    def _scorer_divisor(self) -> int | None:
+        """What the scorer asks N to be a multiple of, in tokens."""
+        name = SCORERS[self.scorer].divisor
+        return None if name is None else getattr(self, name)
 
     def validate_context_parallel(self, degree: int, seq_len: int) -> None:
         """Refuse what ``degree`` ranks, of 2·degree pieces of ``seq_len``, cannot do as one device.
@@ -123,9 +128,10 @@ class LighthouseConfig:
         Raises:
             ValueError: names the nearest values that would work.
         """
-        if self.levels > 1 and self.scorer != "norm":
+        if self.levels > 1 and not SCORERS[self.scorer].local:
             rule = f"reads tokens that others of the {degree} context-parallel ranks hold"
-            raise refusal("scorer", self.scorer, rule, "norm")
+            local = [name for name, scorer in SCORERS.items() if scorer.local]
+            raise refusal("scorer", self.scorer, rule, *local)
         pieces = 2 * degree
         if self.levels == 1 and seq_len % pieces:
             rule = f"must be a multiple of 2·W = {pieces} for W = {degree} context-parallel ranks"

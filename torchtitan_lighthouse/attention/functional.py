@@ -69,9 +69,7 @@ def lighthouse_attention(
         return attend(q, k, v)
 
     if selection is None:
-        with torch.no_grad():
-            query_scores, key_scores = SCORERS[config.scorer](q, k, v, config)
-        selection = select(query_scores, key_scores, config)
+        selection = select(*score(q, k, v, config), config)
     _validate_selection(selection, k, config)
     q, k, v = (gather(x, selection, config) for x in (q, k, v))
     y = attend(q, k, v)
@@ -80,6 +78,17 @@ def lighthouse_attention(
     rows = start_spill(y, selection, config, context_parallel, seq_len)
     out = scatter(y, selection, config, seq_len, pieces=2)
     return add_spill_(out, rows, config, context_parallel)
+
+
+def score(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
+    """The query and key scores that the config's scorer gives, without gradient.
+
+    q [B, Hq, N, D], k and v [B, Hkv, N, D] to two of float32 [B, Hkv, N].
+    """
+    scorer = SCORERS[config.scorer]
+    options = {name: getattr(config, name) for name in scorer.options}
+    with torch.no_grad():
+        return scorer.function(q, k, v, **options)
 
 
 def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:
