@@ -19,6 +19,10 @@ CHECKPOINTING = {
         "activation_checkpoint__mode": "selective",
         "activation_checkpoint__selective_ac_option": "op",
     },
+    "attention": {
+        "activation_checkpoint__mode": "selective",
+        "activation_checkpoint__selective_ac_option": "attention",
+    },
     "full": {"activation_checkpoint__mode": "full"},
 }
 

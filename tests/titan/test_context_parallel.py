@@ -21,8 +21,10 @@ COMPILED = {"compile__enable": True, "compile__backend": "aot_eager"}
 MODES = {
     "plain": {},
     "selective": CHECKPOINTING["selective"],
+    "attention": CHECKPOINTING["attention"],
     "full": CHECKPOINTING["full"],
     "selective-compiled": {**CHECKPOINTING["selective"], **COMPILED},
+    "attention-compiled": {**CHECKPOINTING["attention"], **COMPILED},
     "full-compiled": {**CHECKPOINTING["full"], **COMPILED},
 }
 # By the number of ranks: how many share a sequence, and how.

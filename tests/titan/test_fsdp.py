@@ -19,7 +19,7 @@ COMBINATIONS = {
             "compile__enable": True,
             "compile__backend": "aot_eager",
         }
-        for name in ("none", "selective", "full")
+        for name in ("none", "selective", "attention", "full")
     },
 }
 

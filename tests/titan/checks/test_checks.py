@@ -10,6 +10,7 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 
 from tests.support.jobs import parse
+from tests.support.models import CHECKPOINTING
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
@@ -31,8 +32,14 @@ def refusal(job_config) -> str:
         {"model__flavor": "8B_flex", "lighthouse__enable": False},
         {"parallelism__context_parallel_degree": 2, "lighthouse__enable": False},
         {"parallelism__context_parallel_degree": 4, "lighthouse__tile": 2},
+        CHECKPOINTING["every-2nd-layer"],
+        CHECKPOINTING["selective"],
+        CHECKPOINTING["attention"],
     ],
-    ids=["single-stage", "all-steps", "larger-vocabulary", "flex-dense", "cp-dense", "cp"],
+    ids=[
+        *("single-stage", "all-steps", "larger-vocabulary", "flex-dense", "cp-dense", "cp"),
+        *("every-2nd-layer", "op", "attention"),
+    ],
 )
 def test_job_is_accepted(tmp_path, fields):
     check_job(parse(tmp_path, **fields))
@@ -73,6 +80,10 @@ REFUSED = {
         ["seq_len=250", "use 224 or 256"],
     ),
     "context-parallel-scorer": ({**CP4, "lighthouse__scorer": "gla"}, ["scorer=gla", "use norm"]),
+    "checkpointing-option": (
+        {**CHECKPOINTING["attention"], "activation_checkpoint__selective_ac_option": "sdpa"},
+        ["selective_ac_option='sdpa'", '"op"', '"attention"'],
+    ),
     "context-parallel-load-balancer": (
         {
             "parallelism__context_parallel_degree": 2,
@@ -88,6 +99,12 @@ REFUSED = {
 def test_job_is_refused(tmp_path, fields, words):
     message = refusal(parse(tmp_path, **fields))
     assert all(word in message for word in words), message
+
+
+def test_checkpointing_that_a_file_spells_wrong_is_refused(tmp_path):
+    job_config = parse(tmp_path)
+    job_config.activation_checkpoint.mode = "attention"  # torchtitan checks no types in TOML
+    assert "activation_checkpoint.mode='attention'" in refusal(job_config)
 
 
 def test_tokenizer_with_more_ids_than_the_embedding_is_refused(tmp_path):

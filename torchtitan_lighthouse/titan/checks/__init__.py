@@ -5,6 +5,9 @@ One file for each part of a job, with one function that ``check_job`` calls.
 
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
+    check_activation_checkpointing,
+)
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.model import check_model
@@ -28,3 +31,4 @@ def check_job(job_config: JobConfig) -> None:
     check_parallelism(job_config)
     check_stages(job_config)
     check_attention(job_config)
+    check_activation_checkpointing(job_config)

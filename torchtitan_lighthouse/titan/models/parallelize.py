@@ -1,18 +1,12 @@
 """torchtitan's parallelisation of Llama-3, with Lighthouse attention around SDPA after it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from unittest import mock
+from contextlib import nullcontext
 
-import torch
 from torch import nn
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from torchtitan.config import JobConfig
-from torchtitan.distributed import ParallelDims, activation_checkpoint
+from torchtitan.distributed import ParallelDims
 from torchtitan.models.llama3.infra import parallelize as titan
 
-from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.module import LighthouseAttention
 from torchtitan_lighthouse.titan.cpu.device import (
@@ -21,30 +15,7 @@ from torchtitan_lighthouse.titan.cpu.device import (
     use_sum_reductions,
     without_ring_attention,
 )
-
-
-@contextmanager
-def _saving_selections() -> Iterator[None]:
-    """Have activation checkpointing save the selections, for a recompute must not select anew.
-
-    torchtitan 0.2.2 takes the ops that "op" checkpointing saves from a module global, where SDPA's
-    CPU kernel is missing, and a checkpoint of a whole block saves nothing but its input. This can
-    go when both are arguments or part of the job's config.
-    """
-    saved_ops = {
-        *titan._op_sac_save_list,
-        *ops.SELECTIVE_CHECKPOINT_SAVES,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    }
-    wrapper = partial(
-        activation_checkpoint.ptd_checkpoint_wrapper,
-        context_fn=partial(create_selective_checkpoint_contexts, [*ops.SELECTION]),
-    )
-    with (
-        mock.patch.object(titan, "_op_sac_save_list", saved_ops),
-        mock.patch.object(activation_checkpoint, "ptd_checkpoint_wrapper", wrapper),
-    ):
-        yield
+from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
 
 
 def parallelize_lighthouse(
@@ -64,10 +35,10 @@ def parallelize_lighthouse(
         context_parallel = ContextParallel.of(parallel_dims.get_mesh("cp").get_group())
     no_ring = runs_on_cpu() and args.attn_type == "sdpa"
     with (
-        _saving_selections(),
+        torchtitan_checkpointing(job_config) as titan_job,
         without_ring_attention() if no_ring else nullcontext(),
     ):
-        model = titan.parallelize_llama(model, parallel_dims, job_config)
+        model = titan.parallelize_llama(model, parallel_dims, titan_job)
     if no_ring and context_parallel:
         use_all_gather_attention(model, context_parallel)
     if runs_on_cpu():

@@ -1,0 +1,21 @@
+"""What activations a job keeps."""
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.refusal import refusal
+
+_MODES = ("none", "selective", "full", "memory_budget")
+_OPTIONS = ("op", "attention")
+
+
+def check_activation_checkpointing(job_config: JobConfig) -> None:
+    """Refuse a form that neither torchtitan nor this package knows."""
+    section = job_config.activation_checkpoint
+    if section.mode not in _MODES:
+        rule = "is no form of activation checkpointing"
+        raise refusal("activation_checkpoint.mode", repr(section.mode), rule, *_MODES)
+    option = section.selective_ac_option
+    every_nth_layer = isinstance(option, str) and option.isdigit()
+    if section.mode == "selective" and not every_nth_layer and option not in _OPTIONS:
+        rule = 'must be a string: a number n for every nth layer, "op" or "attention"'
+        raise refusal("activation_checkpoint.selective_ac_option", repr(option), rule)
