@@ -156,7 +156,7 @@ def _arguments(folder: Path, toml: str, fields: dict) -> list[str]:
     path.write_text(toml)
     corpus.write_text(_corpus())
     folders = {"job__dump_folder": folder, "training__dataset_path": corpus}
-    return options(job__config_file=path, **folders, **fields)
+    return options(job__config_file=path, **{**folders, **fields})
 
 
 def _corpus() -> str:

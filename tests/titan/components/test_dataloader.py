@@ -11,7 +11,9 @@ from datasets.distributed import split_dataset_by_node
 from torchtitan.config import JobConfig
 from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataset
 
-from torchtitan_lighthouse.data.corpora import load_local, load_python_stdlib, read_document
+from torchtitan_lighthouse.data.corpora import local_corpus, python_stdlib_corpus
+from torchtitan_lighthouse.data.documents import read_document
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.dataloader import (
     build_dataloader,
     build_validation_dataloader,
@@ -80,9 +82,9 @@ def tokens(batches):
     ]
 
 
-def documents(path, part="training", rank=0, world=1, load=load_local):
+def documents(path, part="training", rank=0, world=1, corpus=local_corpus):
     """What one rank reads in the first epoch, in order."""
-    dataset = split_dataset_by_node(load(str(path), part), rank, world)
+    dataset = split_dataset_by_node(corpus(str(path)).stream(part), rank, world)
     return [read_document(sample) for sample in dataset]
 
 
@@ -180,7 +182,8 @@ def test_labels_are_the_next_tokens(tmp_path):
 def test_ranks_share_every_document_out_once(name, world, tmp_path):
     path = WRITERS[name](tmp_path)
     read = [text for rank in range(world) for text in documents(path, rank=rank, world=world)]
-    assert sorted(read) == sorted(words(n, 30) for n in range(40))
+    everything = read + documents(path, "held-out")
+    assert sorted(everything) == sorted(words(n, 30) for n in range(40))
 
 
 def test_a_single_text_file_serves_several_ranks(tmp_path):
@@ -203,7 +206,7 @@ def test_text_without_line_ends_is_cut_all_the_same(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("".join(f"{n}," for n in range(30_000)))
     size = path.stat().st_size
-    texts = documents(path)
+    texts = documents(path, "training") + documents(path, "held-out")
     assert sum(map(len, texts)) == size
     assert max(map(len, texts)) < size // 4
 
@@ -214,7 +217,7 @@ def test_order_is_neither_the_files_nor_the_same_in_every_epoch(tmp_path):
     first = documents(path)
     assert first not in (in_order, sorted(in_order))
     assert documents(path) == first
-    (dataset := load_local(str(path), "training")).set_epoch(1)
+    (dataset := local_corpus(str(path)).stream("training")).set_epoch(1)
     second = [read_document(sample) for sample in dataset]
     assert second != first
     assert sorted(second) == sorted(first)
@@ -252,7 +255,7 @@ def test_the_standard_library_is_read_without_tests_packages_and_tables(tmp_path
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(name)
-    assert sorted(documents(tmp_path, load=load_python_stdlib)) == ["ast.py", "json/decoder.py"]
+    assert sorted(documents(tmp_path, corpus=python_stdlib_corpus)) == ["ast.py", "json/decoder.py"]
 
 
 def test_the_standard_library_of_this_machine_needs_no_path():
@@ -341,7 +344,7 @@ def test_a_parquet_file_without_text_is_refused(tmp_path):
 
 
 def test_a_missing_path_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist"):
+    with pytest.raises(RefusalError, match=r"nowhere.* does not exist"):
         build("local", tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"set training.dataset_path"):
         build("local", None)

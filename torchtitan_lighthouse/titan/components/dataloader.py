@@ -3,38 +3,39 @@
 Names, for ``training.dataset`` and ``validation.dataset`` (a path is the section's
 ``dataset_path``):
 
-- ``local``, ``local_validation``: the training and the held-out part of the files at the path;
+- ``local``, ``local_validation``: the training and the held-out part of the text, JSON lines and
+  parquet at the path;
+- ``local_text``, ``local_text_validation``: the same of every file there, as the text it is;
 - ``python_stdlib``, ``python_stdlib_validation``: of the standard library's sources;
 - ``c4`` and every other one that torchtitan knows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torchtitan.components.dataloader import ParallelAwareDataloader
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 from torchtitan.hf_datasets import DatasetConfig
 from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataset
 
-from torchtitan_lighthouse.data.corpora import (
-    load_local,
-    load_python_stdlib,
-    read_document,
-    stdlib_path,
-)
+from torchtitan_lighthouse.data.corpora import CORPORA, Corpus
+from torchtitan_lighthouse.data.documents import read_document
+from torchtitan_lighthouse.data.sections import Part
 from torchtitan_lighthouse.refusal import RefusalError
 
-for _name, _path, _load in (
-    ("local", "", load_local),
-    ("python_stdlib", stdlib_path(), load_python_stdlib),
-):
-    DATASETS[_name] = DatasetConfig(_path, partial(_load, part="training"), read_document)
+
+def _load(corpus: Callable[[str], Corpus], part: Part, path: str) -> IterableDataset:
+    return corpus(path).stream(part)
+
+
+for _name, (_corpus, _path) in CORPORA.items():
+    DATASETS[_name] = DatasetConfig(_path, partial(_load, _corpus, "training"), read_document)
     DATASETS[f"{_name}_validation"] = DatasetConfig(
-        _path, partial(_load, part="held-out"), read_document
+        _path, partial(_load, _corpus, "held-out"), read_document
     )
 
 

@@ -1,0 +1,96 @@
+"""What the job reads: that it is text, and enough of it; and a line of the log that says so."""
+
+import os
+from itertools import islice
+from typing import Any
+
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config import JobConfig
+from torchtitan.hf_datasets.text_datasets import DATASETS
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.data.corpora import CORPORA, Corpus
+from torchtitan_lighthouse.data.documents import documents, read_document
+from torchtitan_lighthouse.data.sections import Part, part_of
+from torchtitan_lighthouse.refusal import RefusalError
+
+_HELD_OUT = "_validation"
+
+
+def check_data(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
+    """Refuse text that cannot be read, or of which there is too little, and log what is read.
+
+    Data sets that are not on this machine are not looked at.
+
+    Raises:
+        RefusalError: names the field or the file, and what would work.
+    """
+    sections = {"training": job_config.training}
+    if job_config.validation.enable:
+        sections["validation"] = job_config.validation
+    logged = set()
+    for name, section in sections.items():
+        if (corpus := _corpus(name, section)) is None:
+            continue
+        part: Part = "held-out" if section.dataset.lower().endswith(_HELD_OUT) else "training"
+        _check_amount(name, section, corpus, part, job_config, tokenizer)
+        if corpus.path not in logged:
+            level = logger.warning if corpus.leaves_out_most() else logger.info
+            level(f"Corpus {corpus.summary()}")
+            logged.add(corpus.path)
+
+
+def data_parallel_degree(job_config: JobConfig) -> int:
+    """How many ranks read different text, of those that torchrun has started."""
+    layout = job_config.parallelism
+    sharing = layout.tensor_parallel_degree * layout.context_parallel_degree
+    sharing *= layout.pipeline_parallel_degree
+    return max(int(os.environ.get("WORLD_SIZE", "1")) // sharing, 1)
+
+
+def _corpus(name: str, section: Any) -> Corpus | None:
+    """The local corpus that a section of the job names, if it names one."""
+    dataset = section.dataset.lower()
+    if dataset not in DATASETS:
+        # A module of the user's may still bring it (experimental.custom_import).
+        return None
+    entry = CORPORA.get(dataset.removesuffix(_HELD_OUT))
+    if entry is None:
+        return None
+    load, default_path = entry
+    path = section.dataset_path or default_path
+    if not path:
+        raise RefusalError(
+            f'{name}.dataset = "{section.dataset}" needs {name}.dataset_path, a file or folder'
+        )
+    return load(path)
+
+
+def _check_amount(
+    name: str,
+    section: Any,
+    corpus: Corpus,
+    part: Part,
+    job_config: JobConfig,
+    tokenizer: BaseTokenizer,
+) -> None:
+    corpus.stream(part)  # refuses to hold out of too little
+    sections = part_of(corpus.sections, part)
+    ranks, workers = data_parallel_degree(job_config), max(section.dataloader.num_workers, 1)
+    found = sum(1 for _ in islice(documents(sections), ranks * workers))
+    if found < ranks * workers:
+        raise RefusalError(
+            f"the {part} part of {corpus.path} has {found} documents, and needs one for each of "
+            f"{ranks} data-parallel ranks times {workers} "
+            f"{name}.dataloader.num_workers; use fewer of them or more text"
+        )
+    tokens = 0
+    for _, document in documents(sections):
+        tokens += len(tokenizer.encode(read_document(document), add_bos=True, add_eos=True))
+        if tokens > section.seq_len:
+            return
+    raise RefusalError(
+        f"the {part} part of {corpus.path} has {tokens} tokens, and one sequence of "
+        f"{name}.seq_len = {section.seq_len} takes {section.seq_len + 1}; use a shorter "
+        "one or more text"
+    )
