@@ -7,7 +7,7 @@ from torchtitan.config import JobConfig
 from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
 
-from torchtitan_lighthouse.titan.checks import check_data, check_job, check_vocabulary
+from torchtitan_lighthouse.titan.checks import check_data, check_job, check_tokenizer
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
@@ -42,6 +42,6 @@ def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
         return section.built
     check_job(job_config)
     tokenizer = build_tokenizer(job_config)
-    check_vocabulary(tokenizer, FLAVORS[job_config.model.flavor])
+    check_tokenizer(tokenizer, FLAVORS[job_config.model.flavor])
     check_data(job_config, tokenizer)
     return tokenizer

@@ -14,10 +14,10 @@ from torchtitan_lighthouse.titan.checks.data import check_data
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
 from torchtitan_lighthouse.titan.checks.stages import check_stages
-from torchtitan_lighthouse.titan.checks.tokenizer import check_vocabulary
+from torchtitan_lighthouse.titan.checks.tokenizer import check_tokenizer
 from torchtitan_lighthouse.titan.checks.validation import check_validation
 
-__all__ = ["check_data", "check_job", "check_vocabulary"]
+__all__ = ["check_data", "check_job", "check_tokenizer"]
 
 
 def check_job(job_config: JobConfig) -> None:

@@ -1,20 +1,29 @@
-"""A tokenizer for the model."""
+"""A tokenizer for the model and for documents."""
 
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
 from torchtitan_lighthouse.titan.models.flavors import LighthouseModelArgs
 
 
-def check_vocabulary(tokenizer: BaseTokenizer, model_args: LighthouseModelArgs) -> None:
-    """Refuse a tokenizer whose ids the embedding does not have.
+def check_tokenizer(tokenizer: BaseTokenizer, model_args: LighthouseModelArgs) -> None:
+    """Refuse a tokenizer whose ids the embedding does not have, or which cannot end a document.
 
     Raises:
-        ValueError: the tokenizer's vocabulary is larger than the flavor's.
+        RefusalError: says what would work.
     """
     size = tokenizer.get_vocab_size()
     if size > model_args.vocab_size:
         raise RefusalError(
-            f"the tokenizer has {size} ids, but the flavor's embedding {model_args.vocab_size}: "
-            "use a larger model.flavor or another tokenizer.name"
+            f"the tokenizer has ids up to {size - 1}, so needs {size} rows of the embedding, and "
+            f"the flavor's has {model_args.vocab_size}: use a larger model.flavor or another "
+            "tokenizer.name"
+        )
+    if tokenizer.eos_id is None and isinstance(tokenizer, DocumentTokenizer):
+        special = ", ".join(tokenizer.special_tokens()) or "none"
+        raise RefusalError(
+            f"the tokenizer in model.hf_assets_path = {tokenizer.tokenizer_path!r} names no token "
+            'that ends a document: add "eos_token" to tokenizer_config.json there; its special '
+            f"tokens are: {special}"
         )

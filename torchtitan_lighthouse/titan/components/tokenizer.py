@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from torchtitan.components.tokenizer import BaseTokenizer, HuggingFaceTokenizer
+from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
 
 BOS_ID = 256
 EOS_ID = 257
@@ -39,24 +40,16 @@ class ByteTokenizer(BaseTokenizer):
         return VOCAB_SIZE
 
 
-class _HuggingFaceTokenizer(HuggingFaceTokenizer):
-    """torchtitan's own, for text that may hold surrogate escapes: it reads U+FFFD for those."""
-
-    def encode(self, text: str, **kwargs: bool) -> list[int]:
-        decodable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return super().encode(decodable, **kwargs)
-
-
 def build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
     """The tokenizer that ``tokenizer.name`` names: ``byte``, or ``huggingface``, which reads the
     files under ``model.hf_assets_path``.
 
     Raises:
-        ValueError: there is no tokenizer of that name.
+        RefusalError: there is no tokenizer of that name, or none in those files.
     """
     name = job_config.tokenizer.name
     if name == "byte":
         return ByteTokenizer()
     if name == "huggingface":
-        return _HuggingFaceTokenizer(job_config.model.hf_assets_path)
+        return DocumentTokenizer(job_config.model.hf_assets_path)
     raise RefusalError(f"tokenizer.name={name!r} is unknown; use 'byte' or 'huggingface'")
