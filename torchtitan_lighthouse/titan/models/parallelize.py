@@ -16,6 +16,7 @@ from torchtitan_lighthouse.titan.cpu.device import (
     without_ring_attention,
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
+from torchtitan_lighthouse.titan.models.rope import use_real_rotation
 
 
 def parallelize_lighthouse(
@@ -29,6 +30,7 @@ def parallelize_lighthouse(
     Args:
         model: a ``Transformer`` on the meta device, whose ``model_args`` name the layers.
     """
+    use_real_rotation()
     args = model.model_args
     context_parallel = None
     if parallel_dims.cp_enabled:
