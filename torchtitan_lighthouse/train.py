@@ -1,19 +1,57 @@
 """Two-stage training: ``torchrun --nproc-per-node N -m torchtitan_lighthouse.train
 --job.config_file X.toml``; every field of the TOML file is also an option of the command line."""
 
+import os
+import sys
+import time
 from unittest import mock
 
 import torchtitan.train
+from torch.distributed.elastic.multiprocessing.errors import record
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.error_file import RefusalHandler
+from torchtitan_lighthouse.titan.rank_log import init_rank_logger
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
+
+REFUSED = 2
+"""The exit status of a job that is refused, as it is of a wrong command line."""
+
+LAUNCH = (
+    "torchrun --standalone --nproc-per-node 1 -m torchtitan_lighthouse.train "
+    "--job.config_file CONFIG.toml"
+)
 
 
 def main() -> None:
-    """Parse the command line and train."""
-    # torchtitan 0.2.2's main takes the trainer's class but not the config's; this can go when it
-    # takes both.
-    with mock.patch.object(torchtitan.train, "ConfigManager", LighthouseConfigManager):
+    """Parse the command line and train.
+
+    Raises:
+        SystemExit: ``REFUSED``, the reason being the last thing on the screen; or what
+            ``LighthouseTrainer`` says.
+    """
+    # The handler is found from the environment, which says whether torchrun shows the reason.
+    handler = RefusalHandler()
+    try:
+        record(_train, handler)()
+    except RefusalError as error:
+        if not handler.torchrun_shows_it:
+            print(f"torchtitan_lighthouse.train: {error}", file=sys.stderr)
+        elif os.environ.get("LOCAL_RANK", "0") != "0":
+            # The ranks of a host have the same to say: torchrun shows those that end first, and
+            # ends the others.
+            time.sleep(5)
+        sys.exit(REFUSED)
+
+
+def _train() -> None:
+    # torchtitan 0.2.2's main takes the trainer's class, but neither the config's nor the logger.
+    # This can go when it takes them.
+    with (
+        mock.patch.object(torchtitan.train, "ConfigManager", LighthouseConfigManager),
+        mock.patch.object(torchtitan.train, "init_logger", init_rank_logger),
+    ):
         torchtitan.train.main(LighthouseTrainer)
 
 

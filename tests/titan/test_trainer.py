@@ -109,6 +109,57 @@ def test_killed_run_continues_from_its_last_checkpoint(uninterrupted, tmp_path):
     assert losses(metrics) == losses(uninterrupted[1])
 
 
+def test_stopped_run_continues_where_it_stopped(uninterrupted, tmp_path):
+    """The signal reaches one rank; the whole run is saved, though it would save little by itself.
+
+    Data workers are there for torchrun to signal too.
+    """
+    settings = {
+        **TWO_STAGES,
+        "checkpoint__interval": 1000,
+        "checkpoint__last_save_model_only": True,
+        "training__dataloader__num_workers": 1,
+    }
+    torchrun = launch(tmp_path, **settings)
+    lines = []
+    for line in torchrun.stdout:
+        lines.append(line)
+        if "step:  3 " in line:
+            torchrun.terminate()
+    torchrun.wait(timeout=60)
+    (stopped,) = [line for line in lines if "Stopped by SIGTERM after step" in line]
+    step = int(re.search(r"after step (\d+): saved in \S*/step-\1\.", stopped)[1])
+    assert sum("step:  3 " in line for line in lines) == 1  # either rank's
+    assert 3 <= step < LAST
+    assert [json.loads(line)["step"] for line in logged(tmp_path)][-1] == step
+    train(tmp_path, **settings)
+    assert sorted(losses(train_metrics(tmp_path))) == list(range(1, LAST + 1))
+    expected = losses(train(tmp_path / "whole", **settings))
+    assert losses(train_metrics(tmp_path)) == expected
+
+
+def test_a_launch_that_does_not_train_leaves_the_job_alone(uninterrupted):
+    """A finished run's, with other settings."""
+    folder, _ = uninterrupted
+    saved = (folder / "job.json").read_text()
+    process = launch(folder, **{**TWO_STAGES, "lighthouse__topk": 24})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert output.count(f"Finished at step {LAST}, nothing to train") == 1
+    assert "Building" not in output
+    assert (folder / "job.json").read_text() == saved
+    assert (
+        json.loads((folder / f"checkpoint/step-{SWITCH}/job.json").read_text())["lighthouse"][
+            "topk"
+        ]
+        == 16
+    )
+
+
+def train_metrics(folder):
+    return {record["step"]: record for record in read_metrics(folder)}
+
+
 def logged(folder):
     file = folder / METRICS_FILE
     return file.read_text().splitlines() if file.exists() else []

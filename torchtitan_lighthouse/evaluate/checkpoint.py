@@ -8,7 +8,8 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 from torchtitan.models.llama3 import Transformer
 
-from torchtitan_lighthouse.titan.config import JOB_FILE, read_job
+from torchtitan_lighthouse.titan.config import read_job
+from torchtitan_lighthouse.titan.job_file import job_file_of
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 
@@ -16,14 +17,15 @@ def job_of(checkpoint: Path) -> JobConfig:
     """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or its run left no ``job.json``, which
-            torchtitan's own trainer writes if ``job.save_config_file`` names it.
+        FileNotFoundError: there is no such checkpoint, or neither it nor its run has a
+            ``job.json``, which torchtitan's own trainer writes if ``job.save_config_file`` names
+            it.
     """
     if not (checkpoint / ".metadata").is_file():
         raise FileNotFoundError(
             f"{checkpoint} is no checkpoint: give a folder such as outputs/run/checkpoint/step-1000"
         )
-    return read_job(checkpoint.absolute().parents[1] / JOB_FILE)
+    return read_job(job_file_of(checkpoint))
 
 
 def load_trained(

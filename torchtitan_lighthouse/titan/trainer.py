@@ -1,18 +1,31 @@
 """torchtitan's trainer, in two stages."""
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import torch
+import torchtitan.train
 from torchtitan.config import JobConfig
 from torchtitan.distributed.utils import set_pg_timeouts
 from torchtitan.tools.logging import logger
 from torchtitan.train import Trainer
 
+from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
 from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.error_file import record_message
+from torchtitan_lighthouse.titan.folder_lock import lock_folder
+from torchtitan_lighthouse.titan.job_file import write_job
+from torchtitan_lighthouse.titan.rank_log import show_warnings_of_all_ranks
+from torchtitan_lighthouse.titan.saved_steps import finished_step
 from torchtitan_lighthouse.titan.spec import build_checked_tokenizer
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
+from torchtitan_lighthouse.titan.stop import StopRequest
 
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 
@@ -23,14 +36,30 @@ class LighthouseTrainer(Trainer):
     The stage follows from the step alone, so a restart at any step is in the right one.
 
     Raises:
-        ValueError: the job cannot train; raised before any process group or model is built.
+        RefusalError: the job cannot train; raised before any process group or model is built.
+        SystemExit: status 0, where the run is finished, as early; 128 + N, from ``train``, when
+            signal N has stopped it.
     """
 
+    checkpointer: LighthouseCheckpointManager
+
     def __init__(self, job_config: JobConfig) -> None:
+        if (step := finished_step(job_config)) is not None:
+            logger.info(f"Finished at step {step}, nothing to train: {job_config.job.dump_folder}")
+            raise SystemExit(0)
         job_config.lighthouse.two_stage_trainer = True
-        job_config.job.save_config_file = job_config.job.save_config_file or JOB_FILE
         job_config.tokenizer.built = build_checked_tokenizer(job_config)
-        super().__init__(job_config)
+        # torchtitan would write the file here; it is this run's only when it has trained a step.
+        self._job_file = Path(
+            job_config.job.dump_folder, job_config.job.save_config_file or JOB_FILE
+        )
+        job_config.job.save_config_file = None
+        if _is_first_rank():
+            self._lock = lock_folder(Path(job_config.job.dump_folder))
+        # torchtitan 0.2.2's TrainSpec names builders of all parts but this one.
+        checkpoint_manager = partial(LighthouseCheckpointManager, job_config)
+        with mock.patch.object(torchtitan.train, "CheckpointManager", checkpoint_manager):
+            super().__init__(job_config)
         self.attention_switch = AttentionSwitch(self.model_parts)
         first_stage_flops = self.metrics_processor.num_flops_per_token
         saved = self.model_args.flops_saved(job_config.training.seq_len)
@@ -39,6 +68,19 @@ class LighthouseTrainer(Trainer):
             "dense": first_stage_flops + saved,
         }
         self._stage: Stage | None = None
+        self._has_trained = False
+        self._stop = StopRequest()
+
+    def train(self) -> None:
+        with self._stop.listening():
+            super().train()
+
+    def should_continue_training(self) -> bool:
+        if not super().should_continue_training():
+            return False
+        if received := self._stop.agreed():
+            self._end_early(received)
+        return True
 
     def train_step(
         self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -49,6 +91,7 @@ class LighthouseTrainer(Trainer):
         elif self._stage is None:
             self._enter(stage)
             super().train_step(data_iterator)
+            self._begin()
         else:
             # The step may compile, so it gets the time that torchtitan gives the very first one.
             self._set_timeouts(self.job_config.comm.init_timeout_seconds)
@@ -68,5 +111,31 @@ class LighthouseTrainer(Trainer):
         metrics.data_loading_times.clear()
         metrics.time_last_log = time.perf_counter()
 
+    def _begin(self) -> None:
+        """This launch has trained a step, so the folder is its own from here on."""
+        self._has_trained = True
+        show_warnings_of_all_ranks()
+        if _is_first_rank():
+            write_job(self._job_file, self.job_config)
+
+    def _end_early(self, received: signal.Signals) -> None:
+        saved = self.checkpointer.save_whole(self.step) if self._has_trained else None
+        if saved:
+            outcome = f"saved in {saved}. The same command continues from there"
+        elif self._has_trained:
+            outcome = "nothing is saved, as the job has no checkpoints"
+        else:
+            outcome = "this launch had trained nothing yet"
+        message = f"Stopped by {received.name} after step {self.step}: {outcome}."
+        logger.info(message)
+        record_message(message)
+        self.close()
+        torch.distributed.destroy_process_group()
+        raise SystemExit(128 + received)
+
     def _set_timeouts(self, seconds: int) -> None:
         set_pg_timeouts(timedelta(seconds=seconds), self.parallel_dims)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"

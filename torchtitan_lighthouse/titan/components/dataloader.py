@@ -10,6 +10,7 @@ Names, for ``training.dataset`` and ``validation.dataset`` (a path is the sectio
 - ``c4`` and every other one that torchtitan knows.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -136,4 +137,15 @@ def _build(
         infinite=infinite,
     )
     loading = {**asdict(section.dataloader), "batch_size": section.local_batch_size}
-    return ParallelAwareDataloader(dataset, dp_rank=dp_rank, dp_world_size=dp_world_size, **loading)
+    return ParallelAwareDataloader(
+        dataset,
+        dp_rank=dp_rank,
+        dp_world_size=dp_world_size,
+        worker_init_fn=_leave_process_group,
+        **loading,
+    )
+
+
+def _leave_process_group(worker: int) -> None:
+    """A signal to a rank's process group is for the rank, which needs its workers to the end."""
+    os.setpgid(0, 0)

@@ -23,6 +23,7 @@ from torchtitan_lighthouse.runs.metrics import (
     MetricsLog,
     continue_metrics,
 )
+from torchtitan_lighthouse.titan.rank_log import show_rank
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 
@@ -33,7 +34,9 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None
     ) -> None:
         config = job_config.metrics
-        logs = torch.distributed.get_rank() == _get_metrics_rank(parallel_dims, job_config)
+        metrics_rank = _get_metrics_rank(parallel_dims, job_config)
+        show_rank(metrics_rank)
+        logs = torch.distributed.get_rank() == metrics_rank
         if config.enable_wandb and (logs or config.save_for_all_ranks):
             set_wandb_defaults(job_config)
         super().__init__(job_config, parallel_dims, tag)

@@ -1,0 +1,84 @@
+"""torchtitan's checkpoints, each with the job that saved it; and a disk that is full, in words."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torchtitan.components.checkpoint import CheckpointManager
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.job_file import write_job
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class LighthouseCheckpointManager(CheckpointManager):
+    """torchtitan's, whose ``step-N`` hold a ``job.json``.
+
+    Raises:
+        RefusalError: there is no space for a checkpoint.
+    """
+
+    def __init__(self, job_config: JobConfig, **parts: Any) -> None:
+        self._job_config = job_config
+        super().__init__(**parts)
+
+    def dcp_save(self, state_dict: dict[str, Any], checkpoint_id: str, *args: Any, **how: Any):
+        with self._naming_a_full_disk():
+            if torch.distributed.get_rank() == 0:
+                write_job(Path(checkpoint_id, JOB_FILE), self._job_config)
+            return super().dcp_save(state_dict, checkpoint_id, *args, **how)
+
+    def _async_wait(self) -> None:
+        with self._naming_a_full_disk():
+            super()._async_wait()
+
+    def save_whole(self, step: int) -> Path | None:
+        """Save all that a resume needs, now, whatever the interval and the last save are.
+
+        Returns:
+            The checkpoint's folder; None where the job saves nothing.
+        """
+        if not self.enable or self.load_only:
+            return None
+        if self._should_save(step):
+            self._async_wait()  # the interval's own save, which holds everything
+        else:
+            self.last_save_model_only = self.last_save_in_hf = False
+            self.save(step, last_step=True)
+        return Path(self._create_checkpoint_id(step))
+
+    @contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, CheckpointException) as error:
+            if not _disk_is_full(error):
+                raise
+            free = shutil.disk_usage(self.folder).free >> 20
+            raise RefusalError(
+                f"a checkpoint did not fit in {self.folder}, which has {free:,} MiB left: free "
+                "some, or set checkpoint.keep_latest_k; the same command then continues from the "
+                "last whole checkpoint"
+            ) from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is behind an error of saving: of this rank, of another, or of torch's writer."""
+    if error is None:
+        return False
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    if isinstance(error, CheckpointException):
+        return any(_disk_is_full(failure) for failure, _ in error.failures.values())
+    # torch.save's own writer has no errno: "… failed writing file data/0: file write failed".
+    if isinstance(error, RuntimeError) and "failed writing file" in str(error):
+        return True
+    return _disk_is_full(error.__cause__ or error.__context__)

@@ -1,0 +1,43 @@
+"""One launch at a time in a dump folder: two would write over each other's checkpoints."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.refusal import RefusalError
+
+LOCK_FILE = "in-use"
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Hold a dump folder until the file that is returned is closed, or its process ends.
+
+    The lock is the kernel's, of POSIX: it goes with the process, however that ends, its children
+    do not have it, and the hosts that share a folder by NFS share its locks.
+
+    Raises:
+        RefusalError: another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK_FILE).open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise RefusalError(
+            f"job.dump_folder = {str(folder)!r} is in use by {holder}: wait for its end, or choose "
+            "another folder"
+        ) from None
+    except OSError as error:
+        logger.warning(f"{folder} cannot be locked ({error}): keep to one launch at a time there")
+        return file
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
