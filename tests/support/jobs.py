@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 
+from tests.support.checkpoints import write_index
 from tests.support.ranks import run_ranks
 from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE, trainer_arguments
 from torchtitan_lighthouse.runs.metrics import read_metrics
@@ -91,7 +90,7 @@ def launched_job(config: Path, folder: Path, *, steps: int, options: list[str]) 
 def save_step(job: JobConfig, step: int) -> None:
     """A checkpoint of the job, as far as the checks of those that resume it look."""
     path = Path(job.job.dump_folder, job.checkpoint.folder, f"step-{step}")
-    dcp.save({"train_state.step": torch.zeros(1)}, checkpoint_id=path, no_dist=True)
+    write_index(path, job.model.flavor, full=True)
 
 
 def launch(

@@ -1,12 +1,9 @@
 """Jobs that cannot train are refused before a process group or a model exists."""
 
-import logging
-
 import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 
 from tests.support.jobs import parse
@@ -124,83 +121,3 @@ def test_stock_trainer_is_refused_a_switch(tmp_path):
 def test_job_without_our_sections_is_refused():
     with pytest.raises(ValueError, match=r"job\.custom_config_module"):
         check_job(JobConfig())
-
-
-def save_checkpoint(path, *, full: bool):
-    state = {"tok_embeddings.weight": torch.zeros(1)}
-    if full:
-        state["train_state.step"] = torch.zeros(1)
-    dcp.save(state, checkpoint_id=path, no_dist=True)
-    return path
-
-
-@pytest.fixture
-def stage1(tmp_path):
-    return save_checkpoint(tmp_path / "stage1" / "checkpoint" / "step-10", full=True)
-
-
-def continue_from(path, folder, **fields):
-    loading = {"checkpoint__initial_load_path": path, "checkpoint__initial_load_model_only": False}
-    return parse(folder, checkpoint__enable=True, **{**loading, **fields})
-
-
-def test_full_checkpoint_can_be_continued(tmp_path, stage1):
-    check_job(continue_from(stage1, tmp_path / "stage2"))
-
-
-@pytest.mark.parametrize("own_step", [None, 10], ids=["empty", "not-later"])
-def test_existing_checkpoint_folder_that_hides_initial_load_path_is_refused(
-    tmp_path, stage1, own_step
-):
-    own = tmp_path / "stage2" / "checkpoint"
-    own.mkdir(parents=True)
-    if own_step:
-        save_checkpoint(own / f"step-{own_step}", full=True)
-    message = refusal(continue_from(stage1, tmp_path / "stage2"))
-    assert "checkpoint.initial_load_path" in message
-    assert "would be ignored" in message
-
-
-def test_relaunch_of_a_continued_run_is_accepted(tmp_path, stage1):
-    save_checkpoint(tmp_path / "stage2" / "checkpoint" / "step-12", full=True)
-    check_job(continue_from(stage1, tmp_path / "stage2"))
-
-
-def test_weights_alone_cannot_be_continued(tmp_path):
-    weights = save_checkpoint(tmp_path / "stage1" / "checkpoint" / "step-10", full=False)
-    message = refusal(continue_from(weights, tmp_path / "stage2"))
-    assert "holds weights only" in message
-    assert "checkpoint.last_save_model_only = false" in message
-
-
-def test_missing_initial_checkpoint_is_refused(tmp_path):
-    message = refusal(continue_from(tmp_path / "step-10", tmp_path / "stage2"))
-    assert "is no checkpoint" in message
-
-
-@pytest.mark.parametrize("form", ["weights", "huggingface"])
-def test_relaunch_from_weights_alone_is_refused(tmp_path, form):
-    folder = tmp_path / "checkpoint"
-    save_checkpoint(folder / "step-6", full=True)
-    if form == "weights":
-        save_checkpoint(folder / "step-12", full=False)
-    else:
-        (folder / "step-12").mkdir()
-        (folder / "step-12" / "model.safetensors.index.json").touch()
-    job_config = parse(tmp_path, checkpoint__enable=True)
-    assert "step-12 holds weights only" in refusal(job_config)
-    check_job(parse(tmp_path, checkpoint__enable=True, checkpoint__load_step=6))
-
-
-@pytest.mark.parametrize(
-    ("fields", "warning"),
-    [
-        ({"checkpoint__initial_load_model_only": True}, "training starts at step 1"),
-        ({}, "The last checkpoint will hold the weights only"),
-    ],
-    ids=["starting-from-weights", "saving-weights"],
-)
-def test_checkpoints_of_weights_are_warned_of(tmp_path, stage1, caplog, fields, warning):
-    with caplog.at_level(logging.WARNING):
-        check_job(continue_from(stage1, tmp_path / "stage2", **fields))
-    assert warning in caplog.text

@@ -1,30 +1,39 @@
 """Where a run's checkpoints would lead it astray without a word from torchtitan 0.2.2."""
 
+import re
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
 from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, neighbours
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.saved import HF_INDEX, INDEX, SavedCheckpoint, read_saved
 from torchtitan_lighthouse.titan.stages import stage_at
+
+_LATEST = -1
+_EXCLUDABLE = ("model", "optimizer", "dataloader", "lr_scheduler", "train_state")
 
 
 def check_checkpoints(job_config: JobConfig) -> None:
     """Refuse a start from the wrong checkpoint, and warn of a last one that no one can resume.
 
     Raises:
-        ValueError: ``initial_load_path`` would be ignored, or holds less than is asked of it; or
-            the run's own last checkpoint cannot be resumed.
+        RefusalError: the checkpoint that is asked for is not there, cannot be loaded, holds less
+            than is asked of it, or is of another model; or ``initial_load_path`` would be ignored.
     """
     checkpoint = job_config.checkpoint
     if not checkpoint.enable:
         return
-    folder = Path(job_config.job.dump_folder, checkpoint.folder)
-    if folder.exists():
-        _check_own_checkpoints(job_config, folder)
-    elif checkpoint.initial_load_path and not checkpoint.initial_load_in_hf:
-        _check_initial_load(job_config)
+    _check_fields(job_config)
+    saved = checkpoint_to_load(job_config)
+    if saved is not None and "model" not in checkpoint.exclude_from_loading:
+        difference = saved.difference(FLAVORS[job_config.model.flavor])
+        if difference:
+            raise RefusalError(
+                f"{saved.path} is of another model than model.flavor = "
+                f"{job_config.model.flavor!r}: {difference}; use the flavor that saved it"
+            )
     last_stage = stage_at(job_config.training.steps, job_config.lighthouse)
     if last_stage == "lighthouse" and checkpoint.last_save_model_only:
         logger.warning(
@@ -33,60 +42,152 @@ def check_checkpoints(job_config: JobConfig) -> None:
         )
 
 
-def _check_own_checkpoints(job_config: JobConfig, folder: Path) -> None:
-    """torchtitan resumes from the run's folder if that exists, whatever initial_load_path says."""
+def checkpoint_to_load(job_config: JobConfig) -> SavedCheckpoint | None:
+    """What torchtitan will load, whole and with all that is asked of it; None for a fresh start.
+
+    Weights in Hugging Face's format are not looked at.
+    """
     checkpoint = job_config.checkpoint
-    # Its rule for what a checkpoint is.
-    markers = (".metadata", "model.safetensors.index.json")
-    saved = [_step(path) for m in markers for path in folder.glob(f"step-*/{m}")]
-    latest = max(saved, default=0)
-    if checkpoint.initial_load_path:
-        start = 0
-        if not checkpoint.initial_load_model_only:
-            start = _step(Path(checkpoint.initial_load_path, ".metadata"))
-        if latest <= start:
+    folder = Path(job_config.job.dump_folder, checkpoint.folder)
+    # torchtitan resumes from the run's folder if that exists, whatever initial_load_path says.
+    if folder.exists():
+        return _own_checkpoint(job_config, folder)
+    if checkpoint.load_step != _LATEST:
+        raise RefusalError(
+            f"checkpoint.load_step = {checkpoint.load_step}, and there is no {folder}: use the "
+            "job.dump_folder of the run that saved it, or checkpoint.initial_load_path"
+        )
+    if checkpoint.initial_load_path and not checkpoint.initial_load_in_hf:
+        return _initial_checkpoint(job_config)
+    return None
+
+
+def _check_fields(job_config: JobConfig) -> None:
+    checkpoint = job_config.checkpoint
+    if checkpoint.load_step < _LATEST:
+        raise RefusalError(
+            f"checkpoint.load_step = {checkpoint.load_step} must be a step, or -1 for the latest"
+        )
+    if unknown := set(checkpoint.exclude_from_loading) - set(_EXCLUDABLE):
+        raise RefusalError(
+            f"checkpoint.exclude_from_loading names {', '.join(sorted(unknown))}, and can name "
+            f"{', '.join(_EXCLUDABLE)}"
+        )
+    if checkpoint.initial_load_in_hf and not checkpoint.initial_load_model_only:
+        raise RefusalError(
+            "checkpoint.initial_load_in_hf = true loads weights only: set "
+            "checkpoint.initial_load_model_only = true"
+        )
+
+
+def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | None:
+    checkpoint = job_config.checkpoint
+    steps = _steps(folder)
+    _check_initial_path_is_not_ignored(job_config, folder, max(steps, default=0))
+    if checkpoint.load_step == _LATEST:
+        _check_latest_has_its_name(folder)
+        _warn_of_unfinished(folder, steps)
+        if not steps:
+            return None
+        step = steps[-1]
+    else:
+        step = checkpoint.load_step
+        if not (folder / f"step-{step}").exists():
+            found = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
             raise RefusalError(
-                f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r} would be "
-                f"ignored, for {folder} exists, and it holds no later checkpoint: delete or move "
-                "it, or choose another job.dump_folder"
+                f"checkpoint.load_step = {step}: there is no step-{step} in {folder}; {found}"
             )
-    step = latest if checkpoint.load_step == -1 else checkpoint.load_step
-    if step > 0 and not _is_full(folder / f"step-{step}"):
+    earlier = [s for s in steps if s < step]
+    otherwise = "move it away, or choose another job.dump_folder"
+    if earlier:
+        otherwise = f"set checkpoint.load_step = {earlier[-1]}, or {otherwise}"
+    saved = read_saved(folder / f"step-{step}", otherwise)
+    # torchtitan loads the weights alone of step 0, which is a seed.
+    if step > 0 and not saved.is_full:
         raise RefusalError(
-            f"{folder}/step-{step} holds weights only, which cannot be resumed: set "
-            "checkpoint.load_step to an earlier step, or choose another job.dump_folder and load "
-            "it with checkpoint.initial_load_path"
+            f"{saved.path} holds weights only, which cannot be resumed: {otherwise} and load it "
+            "with checkpoint.initial_load_path"
+        )
+    return saved
+
+
+def _check_initial_path_is_not_ignored(job_config: JobConfig, folder: Path, latest: int) -> None:
+    checkpoint = job_config.checkpoint
+    if not checkpoint.initial_load_path:
+        return
+    start = 0 if checkpoint.initial_load_model_only else _step(Path(checkpoint.initial_load_path))
+    if latest <= start:
+        raise RefusalError(
+            f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r} would be "
+            f"ignored, for {folder} exists, and it holds no later checkpoint: delete or move "
+            "it, or choose another job.dump_folder"
         )
 
 
-def _check_initial_load(job_config: JobConfig) -> None:
+def _warn_of_unfinished(folder: Path, steps: list[int]) -> None:
+    latest = steps[-1] if steps else 0
+    passed_over = sorted(
+        _step(path) for path in folder.glob("step-*") if path.is_dir() and _step(path) > latest
+    )
+    if passed_over:
+        start = f"training goes on from step-{latest}" if steps else "training starts at step 1"
+        logger.warning(
+            f"{folder} holds {', '.join(f'step-{step}' for step in passed_over)}, not saved to the "
+            f"end: {start}"
+        )
+
+
+def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
     path = Path(job_config.checkpoint.initial_load_path)
-    if not (path / ".metadata").is_file():
-        raise RefusalError(
-            f"checkpoint.initial_load_path = {str(path)!r} is no checkpoint: it must be a folder "
-            "such as .../checkpoint/step-1000"
-        )
+    otherwise = (
+        f"checkpoint.initial_load_path = {str(path)!r} must be a folder such as "
+        ".../checkpoint/step-1000"
+    )
+    for folder in (path, path.parent):
+        if steps := _steps(folder):
+            near = neighbours(_step(path), steps)
+            otherwise += f"; there is {' and '.join(f'{folder}/step-{step}' for step in near)}"
+    saved = read_saved(path, otherwise)
     if job_config.checkpoint.initial_load_model_only:
         logger.warning(
             f"Only the weights of {path} will be loaded, and training starts at step 1: set "
             "checkpoint.initial_load_model_only = false to continue the run that saved it"
         )
-    elif not _is_full(path):
+    elif not saved.is_full:
         raise RefusalError(
             f"checkpoint.initial_load_path = {str(path)!r} holds weights only: save it with "
             "checkpoint.last_save_model_only = false, or set "
             "checkpoint.initial_load_model_only = true to start at step 1 from them"
         )
+    return saved
 
 
-def _is_full(path: Path) -> bool:
-    """Whether a checkpoint holds the trainer's state, and with it all that a resume needs."""
-    if not (path / ".metadata").is_file():
-        return False
-    return "train_state.step" in FileSystemReader(path).read_metadata().state_dict_metadata
+def _steps(folder: Path) -> list[int]:
+    """The N of every whole ``step-N``, in order."""
+    return sorted(step for step, names in _found(folder).items() if f"step-{step}" in names)
 
 
-def _step(marker: Path) -> int:
-    """The N of .../step-N/marker, 0 where the folder has another name."""
-    number = marker.parent.name.removeprefix("step-")
+def _found(folder: Path) -> dict[int, set[str]]:
+    """The names under which torchtitan finds each step: any that has step-N in it."""
+    found: dict[int, set[str]] = {}
+    for marker in (INDEX, HF_INDEX):
+        for path in folder.glob(f"*step-*/{marker}"):
+            if match := re.search(r"step-(\d+)", path.parent.name):
+                found.setdefault(int(match[1]), set()).add(path.parent.name)
+    return found
+
+
+def _check_latest_has_its_name(folder: Path) -> None:
+    """torchtitan takes step-6.bak for step 6, and looks for it under the name of its own."""
+    latest, names = max(_found(folder).items(), default=(0, {"step-0"}))
+    if f"step-{latest}" not in names:
+        raise RefusalError(
+            f"{folder / min(names)} would be taken for step-{latest}, which is not there: give it "
+            "a name without 'step-', or move it out of the folder"
+        )
+
+
+def _step(path: Path) -> int:
+    """The N of .../step-N, 0 where the folder has another name."""
+    number = path.name.removeprefix("step-")
     return int(number) if number.isdecimal() else 0
