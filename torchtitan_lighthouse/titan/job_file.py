@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,30 @@ def saved_job(checkpoint: Path) -> dict[str, Any] | None:
         return json.loads(job_file_of(checkpoint).read_text())
     except (OSError, ValueError):
         return None
+
+
+def changed_fields(
+    saved: dict[str, Any], asked: dict[str, Any], *, beside: Container[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two jobs differ, by their dotted names: both values, the saved one first.
+
+    A field that only one of them has is of another version of the package, and left out.
+
+    Args:
+        beside: sections that are left out.
+    """
+    old, new = (_leaves(job, beside=beside) for job in (saved, asked))
+    return {n: (old[n], new[n]) for n in new if n in old and old[n] != new[n]}
+
+
+def _leaves(job: dict[str, Any], prefix: str = "", *, beside: Container[str]) -> dict[str, Any]:
+    """All fields by their dotted names, as JSON has them."""
+    leaves: dict[str, Any] = {}
+    for name, value in job.items():
+        if prefix + name in beside:
+            continue
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{prefix}{name}.", beside=beside)
+        else:
+            leaves[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return leaves

@@ -1,5 +1,6 @@
 """The checkpoints of a run by their steps, and whether they leave anything to train."""
 
+import time
 from pathlib import Path
 
 from torchtitan.config import JobConfig
@@ -27,3 +28,22 @@ def finished_step(job_config: JobConfig) -> int | None:
     if checkpoint.load_step != -1:
         steps = [step for step in steps if step == checkpoint.load_step]
     return steps[-1] if steps and steps[-1] >= job_config.training.steps else None
+
+
+def set_later_steps_aside(job_config: JobConfig) -> Path | None:
+    """Move the checkpoints that a run with ``checkpoint.load_step`` has gone back behind.
+
+    A later launch would continue from the last of them, and not from this run's.
+
+    Returns:
+        The folder that has them now, beside their old one; None where there were none.
+    """
+    checkpoint, folder = job_config.checkpoint, checkpoint_folder(job_config)
+    later = [n for n in saved_steps(folder) if -1 < checkpoint.load_step < n]
+    if not checkpoint.enable or not later:
+        return None
+    aside = folder.with_name(f"{folder.name}-left-{time.strftime('%Y%m%d-%H%M%S')}")
+    aside.mkdir()
+    for step in later:
+        (folder / f"step-{step}").rename(aside / f"step-{step}")
+    return aside

@@ -22,7 +22,7 @@ from torchtitan_lighthouse.titan.error_file import record_message
 from torchtitan_lighthouse.titan.folder_lock import lock_folder
 from torchtitan_lighthouse.titan.job_file import write_job
 from torchtitan_lighthouse.titan.rank_log import show_warnings_of_all_ranks
-from torchtitan_lighthouse.titan.saved_steps import finished_step
+from torchtitan_lighthouse.titan.saved_steps import finished_step, set_later_steps_aside
 from torchtitan_lighthouse.titan.spec import build_checked_tokenizer
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
 from torchtitan_lighthouse.titan.stop import StopRequest
@@ -117,6 +117,11 @@ class LighthouseTrainer(Trainer):
         show_warnings_of_all_ranks()
         if _is_first_rank():
             write_job(self._job_file, self.job_config)
+            if aside := set_later_steps_aside(self.job_config):
+                logger.warning(
+                    f"Checkpoints after step {self.job_config.checkpoint.load_step} are in {aside} "
+                    "now. Leave out checkpoint.load_step to continue this run"
+                )
 
     def _end_early(self, received: signal.Signals) -> None:
         saved = self.checkpointer.save_whole(self.step) if self._has_trained else None

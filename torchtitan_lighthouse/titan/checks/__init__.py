@@ -13,6 +13,8 @@ from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.data import check_data
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
+from torchtitan_lighthouse.titan.checks.resume import check_resume
+from torchtitan_lighthouse.titan.checks.schedule import check_schedule
 from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.tokenizer import check_tokenizer
 from torchtitan_lighthouse.titan.checks.validation import check_validation
@@ -31,5 +33,7 @@ def check_job(job_config: JobConfig) -> None:
     check_validation(job_config)
     check_parallelism(job_config)
     check_stages(job_config)
+    check_schedule(job_config)
     check_attention(job_config)
     check_activation_checkpointing(job_config)
+    check_resume(job_config)

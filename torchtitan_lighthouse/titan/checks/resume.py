@@ -1,0 +1,111 @@
+"""A resume under other settings than those that the checkpoint was saved under."""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torchtitan.config import JobConfig, LRScheduler
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.config import Lighthouse
+from torchtitan_lighthouse.titan.job_file import changed_fields, saved_job
+from torchtitan_lighthouse.titan.saved_steps import checkpoint_folder, saved_steps
+from torchtitan_lighthouse.titan.schedule import learning_rate_factors, schedule_steps
+from torchtitan_lighthouse.titan.stages import stage_at
+
+# Where a run is kept and watched, which is free to change.
+_FREE_SECTIONS = {"job", "comm", "metrics", "profiling", "checkpoint"}
+# What torchtitan 0.2.2 restores from a state of the checkpoint, whatever the job says.
+_RESTORED = {
+    "optimizer": [f"optimizer.{name}" for name in ("beta1", "beta2", "eps", "weight_decay")],
+    "lr_scheduler": ["optimizer.lr"],
+}
+_AFRESH = (
+    "or begin at step 1 from the weights alone: another job.dump_folder, with "
+    "checkpoint.initial_load_path and checkpoint.initial_load_model_only = true"
+)
+
+
+def check_resume(job_config: JobConfig) -> None:
+    """Refuse what makes no sense after the steps that are there, and name all else that differs.
+
+    Raises:
+        RefusalError: the run would go back to Lighthouse attention, its learning rate would jump,
+            or a setting would be ignored.
+    """
+    checkpoint = _resumed_checkpoint(job_config)
+    saved = saved_job(checkpoint) if checkpoint else None
+    if checkpoint is None or saved is None:
+        return
+    step = int(checkpoint.name.removeprefix("step-"))
+    changes = changed_fields(saved, job_config.to_dict(), beside=_FREE_SECTIONS)
+    excluded = job_config.checkpoint.exclude_from_loading
+    _check_stage(job_config, saved, step)
+    restored = [n for state, names in _RESTORED.items() if state not in excluded for n in names]
+    _check_restored(changes, restored)
+    if "lr_scheduler" not in excluded:
+        _check_schedule(job_config, saved, step, changes)
+    if changes:
+        listed = ", ".join(f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items())
+        logger.info(f"Step {step} was saved under other settings: {listed}")
+
+
+def _resumed_checkpoint(job_config: JobConfig) -> Path | None:
+    """The ``step-N`` that is loaded with all that belongs to it."""
+    section = job_config.checkpoint
+    if not section.enable:
+        return None
+    folder = checkpoint_folder(job_config)
+    if folder.exists():
+        step = section.load_step if section.load_step != -1 else max(saved_steps(folder), default=0)
+        return folder / f"step-{step}" if step > 0 else None
+    initial = Path(section.initial_load_path or "")
+    is_whole = not (section.initial_load_model_only or section.initial_load_in_hf)
+    return initial if is_whole and initial.name.removeprefix("step-").isdecimal() else None
+
+
+def _check_stage(job_config: JobConfig, saved: dict[str, Any], step: int) -> None:
+    asked = job_config.lighthouse
+    known = {f.name for f in fields(Lighthouse)}  # another version of the package may have others
+    was = Lighthouse(**{name: v for name, v in saved["lighthouse"].items() if name in known})
+    if stage_at(step, was) == "dense" and stage_at(step + 1, asked) == "lighthouse":
+        raise RefusalError(
+            f"step {step} was trained with dense SDPA, and lighthouse.steps = {asked.steps} would "
+            f"go back to Lighthouse attention: set lighthouse.steps = {min(was.steps, step)}"
+            f"{'' if was.enable else ' or lighthouse.enable = false'}, resume a step before the "
+            f"switch, {_AFRESH}"
+        )
+
+
+def _check_restored(changes: dict[str, tuple[Any, Any]], restored: list[str]) -> None:
+    ignored = [name for name in restored if name in changes]
+    if ignored:
+        asked = ", ".join(f"{name} = {changes[name][1]}" for name in ignored)
+        values = ", ".join(str(changes[name][0]) for name in ignored)
+        raise RefusalError(
+            f"{asked} would be ignored, for a resume restores it from the checkpoint: use "
+            f"{values}, as saved, {_AFRESH}"
+        )
+
+
+def _check_schedule(
+    job_config: JobConfig, saved: dict[str, Any], step: int, changes: dict[str, tuple[Any, Any]]
+) -> None:
+    section, steps = job_config.lr_scheduler, job_config.training.steps
+    old_section, old_steps = LRScheduler(**saved["lr_scheduler"]), saved["training"]["steps"]
+    old = learning_rate_factors(old_section, old_steps)(step)
+    new = learning_rate_factors(section, steps)(step)
+    if math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-9):
+        return
+    made_for = schedule_steps(old_section, old_steps)
+    names = [n for n in changes if n.startswith("lr_scheduler.")] or ["lr_scheduler.total_steps"]
+    ways = "resume a step before the decay"
+    if made_for >= steps:
+        ways = f"set lr_scheduler.total_steps = {made_for} and the rest as saved"
+    raise RefusalError(
+        f"the learning rate would jump at step {step + 1}, from {old:.3g} to {new:.3g} of "
+        f"optimizer.lr: the checkpoint's schedule is of {made_for} steps, this one of "
+        f"{schedule_steps(section, steps)} ({', '.join(names)}): {ways}, {_AFRESH}"
+    )
