@@ -16,6 +16,7 @@ from tests.support.jobs import launch, losses, options, parse, train, train_by_t
 from torchtitan_lighthouse.experiments import launch as scripts
 from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics import METRICS_FILE, read_metrics
+from torchtitan_lighthouse.titan.data_facts import saved_facts
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 pytestmark = pytest.mark.trainer
@@ -179,6 +180,11 @@ def test_a_run_that_ended_unseen_is_finished_by_its_last_checkpoint(tmp_path, mo
     arguments["options"] += ["--lighthouse.topk", "24"]
     with pytest.raises(ValueError, match=r"trained with lighthouse\.topk = 16, and"):
         scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments)
+
+
+def test_checkpoints_say_what_data_their_position_is_in(uninterrupted):
+    facts = saved_facts(uninterrupted[0] / f"checkpoint/step-{SWITCH}")
+    assert (facts.dataset, facts.files, facts.num_workers, facts.ranks) == ("local", 1, 0, 2)
 
 
 def test_stage1_checkpoint_loads_in_torchtitans_llama3(uninterrupted):

@@ -133,6 +133,21 @@ CORPORA: dict[str, tuple[Callable[[str], Corpus], str]] = {
 }
 """What ``training.dataset`` names, and where it is when no path is given."""
 
+LOCAL = {name for name, (_, path) in CORPORA.items() if not path}
+"""Those that need a path."""
+
+HELD_OUT = "_validation"
+"""Ends the name of the part of a corpus that is held out."""
+
+
+def corpus_of(dataset: str, path: str | None) -> Corpus | None:
+    """The corpus that ``training.dataset`` and its path name; None if it is none of these."""
+    entry = CORPORA.get(dataset.lower().removesuffix(HELD_OUT))
+    if entry is None:
+        return None
+    load, default_path = entry
+    return load(path or default_path)
+
 
 def _root(path: str) -> Path:
     if not path:

@@ -15,9 +15,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torchtitan.models.llama3 import Transformer, TransformerModelArgs
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.saved_steps import HF_INDEX, INDEX
 
-INDEX = ".metadata"
-HF_INDEX = "model.safetensors.index.json"
 # What a full checkpoint of torchtitan holds beside the model.
 _OTHER_STATES = ("optimizer.", "lr_scheduler.", "dataloader.", "train_state.")
 
@@ -35,11 +35,6 @@ class SavedCheckpoint:
     def is_full(self) -> bool:
         """Whether it holds the trainer's state, and with it all that a resume needs."""
         return "train_state.step" in self.shapes
-
-    @property
-    def data_ranks(self) -> int:
-        """How many data-parallel ranks have saved their position in the data."""
-        return sum(name.startswith("dataloader.dp_rank_") for name in self.shapes)
 
     def difference(self, model_args: TransformerModelArgs) -> str | None:
         """The first thing in which its model is another than that of ``model_args``, if any is."""
@@ -91,7 +86,7 @@ def _missing(path: Path) -> str | None:
         return None
     if (path / HF_INDEX).is_file() or any(path.glob("*.safetensors")):
         return "holds weights only, in Hugging Face's format, which cannot be resumed"
-    if any(path.glob("*.distcp")):
+    if (path / JOB_FILE).is_file() or any(path.glob("*.distcp")):
         return f"was not saved to the end: it has no {INDEX}"
     return f"is no checkpoint: it has no {INDEX}"
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from torchtitan.config import JobConfig
 
 # By which torchtitan 0.2.2 knows a checkpoint: its own format's file, and Hugging Face's.
-_MARKERS = (".metadata", "model.safetensors.index.json")
+INDEX = ".metadata"
+HF_INDEX = "model.safetensors.index.json"
+MARKERS = (INDEX, HF_INDEX)
 
 
 def checkpoint_folder(job_config: JobConfig) -> Path:
@@ -15,7 +17,7 @@ def checkpoint_folder(job_config: JobConfig) -> Path:
 
 def saved_steps(folder: Path) -> list[int]:
     """The N of every whole ``step-N``, in order."""
-    saved = {path.parent.name for marker in _MARKERS for path in folder.glob(f"step-*/{marker}")}
+    saved = {path.parent.name for marker in MARKERS for path in folder.glob(f"step-*/{marker}")}
     return sorted(int(n) for name in saved if (n := name.removeprefix("step-")).isdecimal())
 
 

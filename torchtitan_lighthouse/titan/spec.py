@@ -7,7 +7,12 @@ from torchtitan.config import JobConfig
 from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
 
-from torchtitan_lighthouse.titan.checks import check_data, check_job, check_tokenizer
+from torchtitan_lighthouse.titan.checks import (
+    check_data,
+    check_job,
+    check_position,
+    check_tokenizer,
+)
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
@@ -44,4 +49,5 @@ def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
     tokenizer = build_tokenizer(job_config)
     check_tokenizer(tokenizer, FLAVORS[job_config.model.flavor])
     check_data(job_config, tokenizer)
+    check_position(job_config, tokenizer)
     return tokenizer

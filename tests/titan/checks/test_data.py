@@ -56,10 +56,11 @@ def test_more_left_out_than_read_is_a_warning(tmp_path, caplog):
     [
         ({"training__dataset_path": ""}, ["training.dataset_path", "file or folder"]),
         (VALIDATION, ["validation.dataset_path", "local_validation"]),
+        ({"training__dataset": "locl"}, ["training.dataset='locl' is unknown", "local_text"]),
         ({"training__dataset_path": "nowhere"}, ["'nowhere' does not exist"]),
         ({"training__seq_len": 1_700_000}, ["training.seq_len = 1700000", "1700001", "more text"]),
     ],
-    ids=["no path", "no path to validate on", "no such path", "smaller than a sequence"],
+    ids=["no path", "no path to validate on", "name", "no such path", "smaller than a sequence"],
 )
 def test_a_job_without_its_text_is_refused(tmp_path, fields, words):
     with pytest.raises(RefusalError) as raised:

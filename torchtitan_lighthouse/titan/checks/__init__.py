@@ -13,13 +13,14 @@ from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.data import check_data
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
+from torchtitan_lighthouse.titan.checks.position import check_position
 from torchtitan_lighthouse.titan.checks.resume import check_resume
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
 from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.tokenizer import check_tokenizer
 from torchtitan_lighthouse.titan.checks.validation import check_validation
 
-__all__ = ["check_data", "check_job", "check_tokenizer"]
+__all__ = ["check_data", "check_job", "check_position", "check_tokenizer"]
 
 
 def check_job(job_config: JobConfig) -> None:

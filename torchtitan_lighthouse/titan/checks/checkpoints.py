@@ -8,7 +8,8 @@ from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.refusal import RefusalError, neighbours
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
-from torchtitan_lighthouse.titan.saved import HF_INDEX, INDEX, SavedCheckpoint, read_saved
+from torchtitan_lighthouse.titan.saved import SavedCheckpoint, read_saved
+from torchtitan_lighthouse.titan.saved_steps import MARKERS, checkpoint_folder, saved_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 
 _LATEST = -1
@@ -48,7 +49,7 @@ def checkpoint_to_load(job_config: JobConfig) -> SavedCheckpoint | None:
     Weights in Hugging Face's format are not looked at.
     """
     checkpoint = job_config.checkpoint
-    folder = Path(job_config.job.dump_folder, checkpoint.folder)
+    folder = checkpoint_folder(job_config)
     # torchtitan resumes from the run's folder if that exists, whatever initial_load_path says.
     if folder.exists():
         return _own_checkpoint(job_config, folder)
@@ -59,6 +60,22 @@ def checkpoint_to_load(job_config: JobConfig) -> SavedCheckpoint | None:
         )
     if checkpoint.initial_load_path and not checkpoint.initial_load_in_hf:
         return _initial_checkpoint(job_config)
+    return None
+
+
+def resumed_checkpoint(job_config: JobConfig) -> Path | None:
+    """The folder of the checkpoint that is loaded with all that belongs to it, if one is."""
+    checkpoint = job_config.checkpoint
+    if not checkpoint.enable:
+        return None
+    folder = checkpoint_folder(job_config)
+    if folder.exists():
+        step = checkpoint.load_step
+        if step == _LATEST:
+            step = max(saved_steps(folder), default=0)
+        return folder / f"step-{step}" if step > 0 else None
+    if checkpoint.initial_load_path and not checkpoint.initial_load_model_only:
+        return Path(checkpoint.initial_load_path)
     return None
 
 
@@ -82,7 +99,7 @@ def _check_fields(job_config: JobConfig) -> None:
 
 def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | None:
     checkpoint = job_config.checkpoint
-    steps = _steps(folder)
+    steps = saved_steps(folder)
     _check_initial_path_is_not_ignored(job_config, folder, max(steps, default=0))
     if checkpoint.load_step == _LATEST:
         _check_latest_has_its_name(folder)
@@ -144,7 +161,7 @@ def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
         ".../checkpoint/step-1000"
     )
     for folder in (path, path.parent):
-        if steps := _steps(folder):
+        if steps := saved_steps(folder):
             near = neighbours(_step(path), steps)
             otherwise += f"; there is {' and '.join(f'{folder}/step-{step}' for step in near)}"
     saved = read_saved(path, otherwise)
@@ -162,28 +179,18 @@ def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
     return saved
 
 
-def _steps(folder: Path) -> list[int]:
-    """The N of every whole ``step-N``, in order."""
-    return sorted(step for step, names in _found(folder).items() if f"step-{step}" in names)
-
-
-def _found(folder: Path) -> dict[int, set[str]]:
-    """The names under which torchtitan finds each step: any that has step-N in it."""
-    found: dict[int, set[str]] = {}
-    for marker in (INDEX, HF_INDEX):
-        for path in folder.glob(f"*step-*/{marker}"):
-            if match := re.search(r"step-(\d+)", path.parent.name):
-                found.setdefault(int(match[1]), set()).add(path.parent.name)
-    return found
-
-
 def _check_latest_has_its_name(folder: Path) -> None:
     """torchtitan takes step-6.bak for step 6, and looks for it under the name of its own."""
-    latest, names = max(_found(folder).items(), default=(0, {"step-0"}))
-    if f"step-{latest}" not in names:
+    names: dict[int, set[str]] = {}
+    for marker in MARKERS:
+        for path in folder.glob(f"*step-*/{marker}"):
+            if match := re.search(r"step-(\d+)", path.parent.name):
+                names.setdefault(int(match[1]), set()).add(path.parent.name)
+    latest = max(names, default=0)
+    if names and f"step-{latest}" not in names[latest]:
         raise RefusalError(
-            f"{folder / min(names)} would be taken for step-{latest}, which is not there: give it "
-            "a name without 'step-', or move it out of the folder"
+            f"{folder / min(names[latest])} would be taken for step-{latest}, which is not there: "
+            "give it a name without 'step-', or move it out of the folder"
         )
 
 

@@ -1,6 +1,5 @@
 """What the job reads: that it is text, and enough of it; and a line of the log that says so."""
 
-import os
 from itertools import islice
 from typing import Any
 
@@ -9,12 +8,13 @@ from torchtitan.config import JobConfig
 from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.tools.logging import logger
 
-from torchtitan_lighthouse.data.corpora import CORPORA, Corpus
+from torchtitan_lighthouse.data.corpora import HELD_OUT, LOCAL, Corpus, corpus_of
 from torchtitan_lighthouse.data.documents import documents, read_document
 from torchtitan_lighthouse.data.sections import Part, part_of
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, refusal
+from torchtitan_lighthouse.titan.data_facts import data_parallel_degree
 
-_HELD_OUT = "_validation"
+_OURS = "torchtitan_lighthouse.titan"
 
 
 def check_data(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
@@ -30,9 +30,10 @@ def check_data(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
         sections["validation"] = job_config.validation
     logged = set()
     for name, section in sections.items():
+        _check_name(name, section, job_config)
         if (corpus := _corpus(name, section)) is None:
             continue
-        part: Part = "held-out" if section.dataset.lower().endswith(_HELD_OUT) else "training"
+        part: Part = "held-out" if section.dataset.lower().endswith(HELD_OUT) else "training"
         _check_amount(name, section, corpus, part, job_config, tokenizer)
         if corpus.path not in logged:
             level = logger.warning if corpus.leaves_out_most() else logger.info
@@ -40,30 +41,22 @@ def check_data(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
             logged.add(corpus.path)
 
 
-def data_parallel_degree(job_config: JobConfig) -> int:
-    """How many ranks read different text, of those that torchrun has started."""
-    layout = job_config.parallelism
-    sharing = layout.tensor_parallel_degree * layout.context_parallel_degree
-    sharing *= layout.pipeline_parallel_degree
-    return max(int(os.environ.get("WORLD_SIZE", "1")) // sharing, 1)
+def _check_name(name: str, section: Any, job_config: JobConfig) -> None:
+    # A module of the user's, which is imported later, may bring more data sets.
+    if (
+        job_config.experimental.custom_import in ("", _OURS)
+        and section.dataset.lower() not in DATASETS
+    ):
+        raise refusal(f"{name}.dataset", repr(section.dataset), "is unknown", *sorted(DATASETS))
 
 
 def _corpus(name: str, section: Any) -> Corpus | None:
     """The local corpus that a section of the job names, if it names one."""
-    dataset = section.dataset.lower()
-    if dataset not in DATASETS:
-        # A module of the user's may still bring it (experimental.custom_import).
-        return None
-    entry = CORPORA.get(dataset.removesuffix(_HELD_OUT))
-    if entry is None:
-        return None
-    load, default_path = entry
-    path = section.dataset_path or default_path
-    if not path:
+    if section.dataset.lower().removesuffix(HELD_OUT) in LOCAL and not section.dataset_path:
         raise RefusalError(
             f'{name}.dataset = "{section.dataset}" needs {name}.dataset_path, a file or folder'
         )
-    return load(path)
+    return corpus_of(section.dataset, section.dataset_path)
 
 
 def _check_amount(

@@ -4,23 +4,26 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
-from torchtitan.components.checkpoint import CheckpointManager
+from torchtitan.components.checkpoint import DATALOADER, CheckpointManager
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, write_facts
 from torchtitan_lighthouse.titan.job_file import write_job
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LighthouseCheckpointManager(CheckpointManager):
-    """torchtitan's, whose ``step-N`` hold a ``job.json``.
+    """torchtitan's, whose ``step-N`` hold a ``job.json``, and a ``data.json`` beside a position in
+    the data.
 
     Raises:
         RefusalError: there is no space for a checkpoint.
@@ -34,7 +37,13 @@ class LighthouseCheckpointManager(CheckpointManager):
         with self._naming_a_full_disk():
             if torch.distributed.get_rank() == 0:
                 write_job(Path(checkpoint_id, JOB_FILE), self._job_config)
+                if DATALOADER in state_dict:
+                    write_facts(Path(checkpoint_id), self._data_facts)
             return super().dcp_save(state_dict, checkpoint_id, *args, **how)
+
+    @cached_property
+    def _data_facts(self) -> DataFacts:
+        return data_facts(self._job_config, self._job_config.tokenizer.built)
 
     def _async_wait(self) -> None:
         with self._naming_a_full_disk():

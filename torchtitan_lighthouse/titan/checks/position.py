@@ -1,0 +1,70 @@
+"""A saved position in the data fits the data that it was saved in, and no others."""
+
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config import JobConfig
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.checks.checkpoints import resumed_checkpoint
+from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, saved_facts
+
+_ANEW = 'or read the data from their start: checkpoint.exclude_from_loading = ["dataloader"]'
+
+
+def check_position(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
+    """Refuse to resume at a position that means something else in the job's data.
+
+    Raises:
+        RefusalError: names the field, the saved and the asked value, and the two ways on.
+    """
+    checkpoint = resumed_checkpoint(job_config)
+    if checkpoint is None:
+        return
+    if "dataloader" in job_config.checkpoint.exclude_from_loading:
+        logger.warning(
+            f"The data are read from their start, not from where {checkpoint} left them. Leave out "
+            "checkpoint.exclude_from_loading to continue from the next checkpoint"
+        )
+        return
+    saved = saved_facts(checkpoint)
+    if saved is None:
+        logger.warning(
+            f"{checkpoint} does not say what data it was saved in. It continues at the right place "
+            "if the files, the tokenizer, training.dataloader.num_workers and the number of "
+            "data-parallel ranks are the same"
+        )
+        return
+    asked = data_facts(job_config, tokenizer)
+    if (change := _change(saved, asked, job_config)) is not None:
+        raise RefusalError(f"{checkpoint} {change}, {_ANEW}")
+
+
+def _change(saved: DataFacts, asked: DataFacts, job_config: JobConfig) -> str | None:
+    """The first difference, and how to undo it."""
+    for name in ("dataset", "dataset_path", "num_workers"):
+        old, new = getattr(saved, name), getattr(asked, name)
+        if old != new:
+            field = "dataloader.num_workers" if name == "num_workers" else name
+            return (
+                f"was saved with training.{field} = {old!r}, and the job has {new!r}: set "
+                f"training.{field} = {old!r}"
+            )
+    if saved.ranks != asked.ranks:
+        return (
+            f"was saved by {saved.ranks} data-parallel ranks, and the job has {asked.ranks} (all "
+            "ranks by tensor, context and pipeline parallel degrees): use "
+            f"{saved.ranks}"
+        )
+    if saved.sections != asked.sections:
+        old, new = (f"{facts.files} files of {facts.size:,} bytes" for facts in (saved, asked))
+        others = f", and it has {new} now" if old != new else ", and it has others of that size now"
+        return (
+            f"was saved when training.dataset_path = {job_config.training.dataset_path!r} had "
+            f"{old}{others}: use the same files"
+        )
+    if saved.tokenizer != asked.tokenizer:
+        return (
+            f"was saved with the tokenizer {saved.tokenizer!r}, and the job has "
+            f"{asked.tokenizer!r}: set tokenizer.name and model.hf_assets_path to the same"
+        )
+    return None

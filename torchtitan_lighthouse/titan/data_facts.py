@@ -1,0 +1,98 @@
+"""What a saved position in the training data depends on, kept as JSON beside the position."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.data.corpora import corpus_of
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
+
+DATA_FILE = "data.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The position is one in each data-parallel rank's and worker's share of the data, and some
+    tokens that are read and not trained on yet. It depends neither on the length of sequences nor
+    on the batch's size."""
+
+    dataset: str
+    dataset_path: str | None
+    """Of data that are not on this machine; local files may move."""
+    files: int
+    size: int
+    """Bytes of the local files."""
+    sections: str
+    """A hash of the sections of the local files, in their order."""
+    tokenizer: str
+    """Its name and a hash of its files."""
+    num_workers: int
+    ranks: int
+    """Data-parallel ranks."""
+
+
+def data_facts(job_config: JobConfig, tokenizer: BaseTokenizer) -> DataFacts:
+    """Those of a job on the ranks that torchrun has started."""
+    training = job_config.training
+    corpus = corpus_of(training.dataset, training.dataset_path)
+    files = corpus.listing.files if corpus else []
+    return DataFacts(
+        dataset=training.dataset.lower(),
+        dataset_path=None if corpus else training.dataset_path,
+        files=len(files),
+        size=sum(file.size for file in files),
+        sections=corpus.fingerprint() if corpus else "",
+        tokenizer=_tokenizer_fact(job_config, tokenizer),
+        num_workers=training.dataloader.num_workers,
+        ranks=data_parallel_degree(job_config),
+    )
+
+
+def data_parallel_degree(job_config: JobConfig) -> int:
+    """How many ranks read different text, of those that torchrun has started."""
+    layout = job_config.parallelism
+    sharing = layout.tensor_parallel_degree * layout.context_parallel_degree
+    sharing *= layout.pipeline_parallel_degree
+    return max(int(os.environ.get("WORLD_SIZE", "1")) // sharing, 1)
+
+
+def write_facts(checkpoint: Path, facts: DataFacts) -> None:
+    content = {"version": _VERSION, **asdict(facts)}
+    (checkpoint / DATA_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def saved_facts(checkpoint: Path) -> DataFacts | None:
+    """Those that a checkpoint was saved under; None where it does not say.
+
+    Raises:
+        RefusalError: a later version of this package has written them, or they are damaged.
+    """
+    file = checkpoint / DATA_FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+        version = content.pop("version")
+        if version == _VERSION:
+            return DataFacts(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RefusalError(f"{file} is damaged ({error}): copy it anew, or delete it") from error
+    raise RefusalError(
+        f"{file} is of version {version}, and this package's is {_VERSION}: resume with the "
+        "version that saved it"
+    )
+
+
+def _tokenizer_fact(job_config: JobConfig, tokenizer: BaseTokenizer) -> str:
+    name = job_config.tokenizer.name
+    if not isinstance(tokenizer, DocumentTokenizer):
+        return name
+    state = f"{tokenizer.tokenizer.to_str()}{tokenizer.bos_id},{tokenizer.eos_id}"
+    return f"{name} {hashlib.sha256(state.encode()).hexdigest()[:16]}"
