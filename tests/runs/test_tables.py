@@ -115,5 +115,6 @@ def test_a_wandb_run_reads_like_a_folder(runs, monkeypatch):
     run = SimpleNamespace(scan_history=lambda: iter(rows))
     wandb = SimpleNamespace(Api=lambda: SimpleNamespace(run={"team/project/abc": run}.get))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     by_folder = total_table(read_runs([runs[0], runs[1]], ["dense", "ours"]))
     assert total_table(read_runs([runs[0], "team/project/abc"], ["dense", "ours"])) == by_folder

@@ -7,6 +7,7 @@ appends to its file, so after a crash some steps are there twice: ``read_metrics
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,26 @@ def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: the folder has no metrics.
     """
-    records: dict[int, dict[str, Any]] = {}
     with Path(dump_folder, METRICS_FILE).open() as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # cut short by a kill
-                continue
-            while records and next(reversed(records)) > record["step"]:
-                records.popitem()
-            records.setdefault(record["step"], {}).update(record)
-    return list(records.values())
+        return in_step_order(_parsed(file))
+
+
+def in_step_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One dict per step of records in the order they were logged in, as ``read_metrics`` has it."""
+    steps: dict[int, dict[str, Any]] = {}
+    for record in records:
+        while steps and next(reversed(steps)) > record["step"]:
+            steps.popitem()
+        steps.setdefault(record["step"], {}).update(record)
+    return list(steps.values())
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
 
 
 def training_seconds(records: list[dict[str, Any]]) -> list[float]:

@@ -2,19 +2,32 @@
 
 from typing import Any
 
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.runs.metrics import in_step_order
+from torchtitan_lighthouse.runs.wandb_server import wandb_has_key, wandb_server
+
 
 def read_wandb(path: str) -> list[dict[str, Any]]:
     """The logged steps of the run ``entity/project/id``, as ``read_metrics`` gives a folder's.
 
-    A launch that resumes another is a run of its own, and begins where that one ended.
-
     Raises:
-        ValueError: wandb knows no such run.
+        RefusalError: there is no wandb here, no key of its server, or no such run there.
     """
-    import wandb
-
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise RefusalError(f"{path} is read by wandb: pip install wandb") from None
+    if not wandb_has_key():
+        raise RefusalError(
+            f"{path} is not a folder, and there is no key to read it from {wandb_server()}: run "
+            "`wandb login`, or set WANDB_API_KEY"
+        )
+    try:
+        run = wandb.Api().run(path)
+    except (ValueError, wandb.errors.Error) as error:
+        raise RefusalError(f"{path} is not a folder, and {wandb_server()} says: {error}") from error
     records: list[dict[str, Any]] = []
-    for row in wandb.Api().run(path).scan_history():
+    for row in run.scan_history():
         metrics = {name: value for name, value in row.items() if value is not None}
         if "lighthouse/stage" not in metrics:
             continue
@@ -28,4 +41,4 @@ def read_wandb(path: str) -> list[dict[str, Any]]:
                 **metrics,
             }
         )
-    return records
+    return in_step_order(records)

@@ -32,6 +32,34 @@ def finished_step(job_config: JobConfig) -> int | None:
     return steps[-1] if steps and steps[-1] >= job_config.training.steps else None
 
 
+def resumed_checkpoint(job_config: JobConfig) -> Path | None:
+    """The ``step-N`` that is loaded with all that belongs to it."""
+    section = job_config.checkpoint
+    if not section.enable:
+        return None
+    folder = checkpoint_folder(job_config)
+    if folder.exists():
+        step = section.load_step if section.load_step != -1 else max(saved_steps(folder), default=0)
+        return folder / f"step-{step}" if step > 0 else None
+    return Path(section.initial_load_path) if initial_step(job_config) else None
+
+
+def initial_step(job_config: JobConfig) -> int:
+    """The last step of another run that this one continues; 0 where it begins by itself."""
+    section = job_config.checkpoint
+    if not section.enable or section.initial_load_model_only or section.initial_load_in_hf:
+        return 0
+    number = Path(section.initial_load_path or "").name.removeprefix("step-")
+    return int(number) if number.isdecimal() else 0
+
+
+def continues_own_run(job_config: JobConfig) -> bool:
+    """Whether the steps go on from the last that this run's own folder has."""
+    steps = saved_steps(checkpoint_folder(job_config))
+    checkpoint = job_config.checkpoint
+    return checkpoint.enable and bool(steps) and checkpoint.load_step in (-1, steps[-1])
+
+
 def set_later_steps_aside(job_config: JobConfig) -> Path | None:
     """Move the checkpoints that a run with ``checkpoint.load_step`` has gone back behind.
 

@@ -11,6 +11,7 @@ from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.data import check_data
+from torchtitan_lighthouse.titan.checks.metrics import check_metrics
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
 from torchtitan_lighthouse.titan.checks.position import check_position
@@ -37,4 +38,5 @@ def check_job(job_config: JobConfig) -> None:
     check_schedule(job_config)
     check_attention(job_config)
     check_activation_checkpointing(job_config)
+    check_metrics(job_config)
     check_resume(job_config)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from torchtitan.config import JobConfig, LRScheduler
@@ -11,7 +10,7 @@ from torchtitan.tools.logging import logger
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import Lighthouse
 from torchtitan_lighthouse.titan.job_file import changed_fields, saved_job
-from torchtitan_lighthouse.titan.saved_steps import checkpoint_folder, saved_steps
+from torchtitan_lighthouse.titan.saved_steps import resumed_checkpoint
 from torchtitan_lighthouse.titan.schedule import learning_rate_factors, schedule_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 
@@ -35,7 +34,7 @@ def check_resume(job_config: JobConfig) -> None:
         RefusalError: the run would go back to Lighthouse attention, its learning rate would jump,
             or a setting would be ignored.
     """
-    checkpoint = _resumed_checkpoint(job_config)
+    checkpoint = resumed_checkpoint(job_config)
     saved = saved_job(checkpoint) if checkpoint else None
     if checkpoint is None or saved is None:
         return
@@ -50,20 +49,6 @@ def check_resume(job_config: JobConfig) -> None:
     if changes:
         listed = ", ".join(f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items())
         logger.info(f"Step {step} was saved under other settings: {listed}")
-
-
-def _resumed_checkpoint(job_config: JobConfig) -> Path | None:
-    """The ``step-N`` that is loaded with all that belongs to it."""
-    section = job_config.checkpoint
-    if not section.enable:
-        return None
-    folder = checkpoint_folder(job_config)
-    if folder.exists():
-        step = section.load_step if section.load_step != -1 else max(saved_steps(folder), default=0)
-        return folder / f"step-{step}" if step > 0 else None
-    initial = Path(section.initial_load_path or "")
-    is_whole = not (section.initial_load_model_only or section.initial_load_in_hf)
-    return initial if is_whole and initial.name.removeprefix("step-").isdecimal() else None
 
 
 def _check_stage(job_config: JobConfig, saved: dict[str, Any], step: int) -> None:

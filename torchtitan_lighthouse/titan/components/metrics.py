@@ -1,15 +1,9 @@
 """torchtitan's metrics with the stage in them, kept in ``metrics.jsonl`` too."""
 
 import logging
-import netrc
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlparse
-from urllib.request import urlopen
 
 import torch
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, _get_metrics_rank
@@ -23,6 +17,7 @@ from torchtitan_lighthouse.runs.metrics import (
     MetricsLog,
     continue_metrics,
 )
+from torchtitan_lighthouse.titan.components.wandb_run import set_wandb_defaults
 from torchtitan_lighthouse.titan.rank_log import show_rank
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
@@ -38,7 +33,7 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         show_rank(metrics_rank)
         logs = torch.distributed.get_rank() == metrics_rank
         if config.enable_wandb and (logs or config.save_for_all_ranks):
-            set_wandb_defaults(job_config)
+            set_wandb_defaults(job_config, torch.distributed.get_rank())
         super().__init__(job_config, parallel_dims, tag)
         log = _open_metrics_log(job_config) if logs else None
         self.logger: _StageLogger = _StageLogger(self.logger, log)
@@ -91,29 +86,6 @@ def build_metrics_processor(
     return LighthouseMetricsProcessor(job_config, parallel_dims, tag)
 
 
-def set_wandb_defaults(job_config: JobConfig) -> None:
-    """Set what wandb and torchtitan read from the environment, where the user has not.
-
-    Runs of one flavor and sequence length are one group, so that wandb draws stage 1, stage 2 and
-    a dense baseline on one chart, against the step. A run is named after its dump folder. Without
-    a key, or without a way to the server, wandb works offline.
-    """
-    # torchtitan 0.2.2 hands WANDB_RUN_TAGS to wandb as one string, which wandb takes for a list.
-    # This can go when it splits them.
-    tags = os.environ.pop("WANDB_RUN_TAGS", ",".join(_wandb_tags(job_config)))
-    model, training = job_config.model, job_config.training
-    defaults = {
-        "WANDB_RUN_NAME": Path(job_config.job.dump_folder).resolve().name,
-        "WANDB_RUN_GROUP": f"{model.flavor}-{training.seq_len}",
-        "WANDB_TAGS": tags,
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    if "WANDB_MODE" not in os.environ and not _wandb_is_reachable():
-        logger.info("No wandb key, or no way to its server: logging offline, for `wandb sync`")
-        os.environ["WANDB_MODE"] = "offline"
-
-
 class _StageLogger(BaseLogger):
     """Adds the stage to the metrics, writes them to ``log`` and hands them on to ``inner``."""
 
@@ -159,34 +131,3 @@ def _at_line_end(text: str) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(add)
-
-
-def _wandb_tags(job_config: JobConfig) -> list[str]:
-    section = job_config.lighthouse
-    if not section.enable:
-        return ["dense"]
-    sizes = f"L{section.levels}-p{section.pooling_factor}-k{section.topk}"
-    return ["lighthouse", section.scorer, sizes]
-
-
-def _wandb_is_reachable() -> bool:
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if "WANDB_API_KEY" not in os.environ and not _netrc_has(urlparse(server).hostname or ""):
-        return False
-    try:
-        urlopen(server, timeout=5).close()
-    except HTTPError:  # the server's own answer
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _netrc_has(host: str) -> bool:
-    """Whether wandb finds a key of the server's in ~/.netrc, or where $NETRC says."""
-    file = os.environ.get("NETRC")
-    try:
-        entries = netrc.netrc(file and os.path.expanduser(file))
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return entries.authenticators(host) is not None
