@@ -12,7 +12,7 @@ from torchtitan.protocols.train_spec import get_train_spec
 
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
-from torchtitan_lighthouse.titan.models.flavors import lighthouse_layers
+from torchtitan_lighthouse.titan.models.args import lighthouse_layers
 from torchtitan_lighthouse.titan.stages import has_switch, stage_at
 from torchtitan_lighthouse.tools import ablate as ablate_tool
 

@@ -23,7 +23,8 @@ from torchtitan_lighthouse.titan.components.tokenizer import (
     build_tokenizer,
 )
 from torchtitan_lighthouse.titan.config import JOB_FILE, read_job
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS, LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.tools import export as export_tool
 
 SEQ_LEN = 256

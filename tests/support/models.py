@@ -7,7 +7,8 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.titan.cpu.device import runs_on_cpu
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS, LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 
 DEVICE = "cpu" if runs_on_cpu() else "cuda"

@@ -19,7 +19,6 @@ What is inexact, and why:
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,7 @@ from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.estimate.activations import Block, Checkpointing, Tensors
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 _FLOAT32 = 4
@@ -63,7 +62,7 @@ class MemoryModel:
         _check_modelled(job_config)
         self._job = job_config
         self._dims = dims = parallel_dims_of(job_config, gpus)
-        self._args = replace(FLAVORS[job_config.model.flavor])
+        self._args = model_args_of(job_config)
         self._args.update_from_config(job_config)
         with torch.device("meta"):
             model = Transformer(self._args)
@@ -246,9 +245,6 @@ class MemoryModel:
 
 
 def _check_modelled(job_config: JobConfig) -> None:
-    flavor = job_config.model.flavor
-    if flavor not in FLAVORS:
-        raise RefusalError(f"model.flavor = {flavor!r} must be one of {', '.join(FLAVORS)}")
     beyond = {
         "parallelism.pipeline_parallel_degree": job_config.parallelism.pipeline_parallel_degree > 1,
         "training.enable_cpu_offload": job_config.training.enable_cpu_offload,

@@ -1,6 +1,5 @@
 """A trained model from its checkpoint, under dense SDPA: what evaluation and export start from."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.titan.config import read_job
 from torchtitan_lighthouse.titan.job_file import job_file_of
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
 def job_of(checkpoint: Path) -> JobConfig:
@@ -37,7 +36,7 @@ def load_trained(
         job_config: the job that saved it (see ``job_of``).
         seq_len: the most tokens that the model will be called with.
     """
-    args = replace(FLAVORS[job_config.model.flavor])
+    args = model_args_of(job_config)
     args.max_seq_len = seq_len
     with torch.device("meta"):
         model = Transformer(args)

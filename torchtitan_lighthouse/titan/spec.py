@@ -18,6 +18,7 @@ from torchtitan_lighthouse.titan.components.metrics import build_metrics_process
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.components.validate import build_validator
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 
 
@@ -47,7 +48,7 @@ def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
         return section.built
     check_job(job_config)
     tokenizer = build_tokenizer(job_config)
-    check_tokenizer(tokenizer, FLAVORS[job_config.model.flavor])
+    check_tokenizer(tokenizer, model_args_of(job_config))
     check_data(job_config, tokenizer)
     check_position(job_config, tokenizer)
     return tokenizer

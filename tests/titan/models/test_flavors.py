@@ -6,11 +6,8 @@ from torchtitan.models.llama3 import Transformer, TransformerModelArgs, llama3_a
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.titan.components.tokenizer import VOCAB_SIZE
-from torchtitan_lighthouse.titan.models.flavors import (
-    FLAVORS,
-    LighthouseModelArgs,
-    lighthouse_layers,
-)
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs, lighthouse_layers
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 
 def parameters(flavor):

@@ -3,13 +3,14 @@
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS, lighthouse_layers
+from torchtitan_lighthouse.titan.models.args import lighthouse_layers
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
 def check_attention(job_config: JobConfig) -> None:
     if not job_config.lighthouse.enable:
         return
-    model_args = FLAVORS[job_config.model.flavor]
+    model_args = model_args_of(job_config)
     if model_args.attn_type != "sdpa":
         raise RefusalError(
             f"model.flavor = {job_config.model.flavor!r} has attn_type "

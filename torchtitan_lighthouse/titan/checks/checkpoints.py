@@ -7,7 +7,7 @@ from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.refusal import RefusalError, neighbours
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.saved import SavedCheckpoint, read_saved
 from torchtitan_lighthouse.titan.saved_steps import MARKERS, checkpoint_folder, saved_steps
 from torchtitan_lighthouse.titan.stages import stage_at
@@ -29,7 +29,7 @@ def check_checkpoints(job_config: JobConfig) -> None:
     _check_fields(job_config)
     saved = checkpoint_to_load(job_config)
     if saved is not None and "model" not in checkpoint.exclude_from_loading:
-        difference = saved.difference(FLAVORS[job_config.model.flavor])
+        difference = saved.difference(model_args_of(job_config))
         if difference:
             raise RefusalError(
                 f"{saved.path} is of another model than model.flavor = "

@@ -1,9 +1,12 @@
 """The model that a job names."""
 
 from torchtitan.config import JobConfig
+from torchtitan.protocols.train_spec import get_train_spec
 
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS, MODEL_NAME
+from torchtitan_lighthouse.titan.models.flavors import MODEL_NAME
+from torchtitan_lighthouse.titan.models.of_job import import_custom_module, model_args_of
+from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 
 
 def check_model(job_config: JobConfig) -> None:
@@ -14,11 +17,19 @@ def check_model(job_config: JobConfig) -> None:
             'job.custom_config_module = "torchtitan_lighthouse.titan.config", or launch '
             "-m torchtitan_lighthouse.train"
         )
-    model = job_config.model
-    if model.name != MODEL_NAME:
+    import_custom_module(job_config)
+    name = job_config.model.name
+    if not _is_derived(name):
         raise RefusalError(
-            f"model.name = {model.name!r} must be {MODEL_NAME!r}; for dense training set "
-            "lighthouse.enable = false"
+            f"model.name = {name!r} must be {MODEL_NAME!r}, or a train spec derived from it that "
+            "experimental.custom_import registers; for dense training set lighthouse.enable = false"
         )
-    if model.flavor not in FLAVORS:
-        raise RefusalError(f"model.flavor = {model.flavor!r} must be one of {', '.join(FLAVORS)}")
+    model_args_of(job_config)
+
+
+def _is_derived(name: str) -> bool:
+    """Whether a train spec is this package's, whatever its flavors and other parts are."""
+    try:
+        return get_train_spec(name).parallelize_fn is parallelize_lighthouse
+    except ValueError:
+        return False

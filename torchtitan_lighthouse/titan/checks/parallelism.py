@@ -3,11 +3,11 @@
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
 def check_parallelism(job_config: JobConfig) -> None:
-    model_args = FLAVORS[job_config.model.flavor]
+    model_args = model_args_of(job_config)
     parallelism = job_config.parallelism
     balancer = parallelism.context_parallel_load_balancer
     if (

@@ -4,7 +4,7 @@ from torchtitan.components.tokenizer import BaseTokenizer
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
-from torchtitan_lighthouse.titan.models.flavors import LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 
 def check_tokenizer(tokenizer: BaseTokenizer, model_args: LighthouseModelArgs) -> None:

@@ -8,6 +8,7 @@ from torchtitan_lighthouse.titan.config.job_config import (
     JobConfig,
     Lighthouse,
     LighthouseConfigManager,
+    Rope,
     Tokenizer,
     read_job,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "JobConfig",
     "Lighthouse",
     "LighthouseConfigManager",
+    "Rope",
     "Tokenizer",
     "read_job",
 ]

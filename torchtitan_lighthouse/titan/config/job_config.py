@@ -1,4 +1,4 @@
-"""The ``[lighthouse]`` and ``[tokenizer]`` sections, and the command line that reads them."""
+"""The ``[lighthouse]``, ``[tokenizer]`` and ``[rope]`` sections, and the command line."""
 
 # torchtitan merges sections by their types: annotations here must stay types, not strings.
 
@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
@@ -86,11 +86,42 @@ class Tokenizer:
 
 
 @dataclass
+class Rope:
+    """What the job changes of its model's RoPE, in transformers' names; what is absent stays.
+
+    To extend a model's context is to change this.
+    """
+
+    rope_type: str | None = None
+    """"default", plain RoPE, or "llama3", which divides the frequencies of long wavelengths."""
+
+    rope_theta: float | None = None
+    """The base of the wavelengths."""
+
+    factor: float | None = None
+    """llama3: what the frequencies are divided by."""
+
+    low_freq_factor: float | None = None
+    """llama3: wavelengths above the original length over this are divided in full."""
+
+    high_freq_factor: float | None = None
+    """llama3: wavelengths below the original length over this are left alone."""
+
+    original_max_position_embeddings: int | None = None
+    """llama3: the original length, in tokens."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the job sets."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+
+@dataclass
 class JobConfig:
     """What this package adds to torchtitan's ``JobConfig``."""
 
     lighthouse: Lighthouse = field(default_factory=Lighthouse)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    rope: Rope = field(default_factory=Rope)
 
 
 class LighthouseConfigManager(ConfigManager):

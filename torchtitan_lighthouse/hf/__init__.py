@@ -1,0 +1,1 @@
+"""Hugging Face's Llama folders: what their files say, read without torch."""
