@@ -7,6 +7,8 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -27,6 +29,25 @@ def documents(sections: list[Section]) -> Iterator[tuple[str, dict[str, Unread]]
     for section in sections:
         for document in readers[section.reader](section):
             yield section.path, {"read": document}
+
+
+class Share(NamedTuple):
+    """The part of the data that one worker of a data-parallel rank reads."""
+
+    rank: int
+    ranks: int
+    worker: int
+    workers: int
+
+    def documents(self, sections: list[Section]) -> Iterator[Unread]:
+        """Those of the first epoch, as ``datasets`` shares sections out."""
+        first, step = 0, 1
+        if len(sections) % self.ranks == 0:
+            sections = sections[self.rank :: self.ranks]
+        else:
+            first, step = self.rank, self.ranks
+        unread = documents(sections[self.worker :: self.workers])
+        return (sample["read"] for _, sample in islice(unread, first, None, step))
 
 
 def read_document(sample: dict[str, Unread]) -> str:

@@ -51,16 +51,18 @@ def data_facts(job_config: JobConfig, tokenizer: BaseTokenizer) -> DataFacts:
         sections=corpus.fingerprint() if corpus else "",
         tokenizer=_tokenizer_fact(job_config, tokenizer),
         num_workers=training.dataloader.num_workers,
-        ranks=data_parallel_degree(job_config),
+        ranks=data_parallel_ranks(job_config)[0],
     )
 
 
-def data_parallel_degree(job_config: JobConfig) -> int:
-    """How many ranks read different text, of those that torchrun has started."""
+def data_parallel_ranks(job_config: JobConfig) -> tuple[int, int]:
+    """How many ranks read different text, of those that torchrun has started; which this one is."""
     layout = job_config.parallelism
-    sharing = layout.tensor_parallel_degree * layout.context_parallel_degree
-    sharing *= layout.pipeline_parallel_degree
-    return max(int(os.environ.get("WORLD_SIZE", "1")) // sharing, 1)
+    inner = layout.tensor_parallel_degree * layout.context_parallel_degree
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) // (inner * layout.pipeline_parallel_degree)
+    ranks = max(ranks, 1)
+    # torchtitan's mesh has the pipeline's stages outside, and what shares text inside.
+    return ranks, int(os.environ.get("RANK", "0")) // inner % ranks
 
 
 def write_facts(checkpoint: Path, facts: DataFacts) -> None:

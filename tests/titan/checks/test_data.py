@@ -70,7 +70,7 @@ def test_a_job_without_its_text_is_refused(tmp_path, fields, words):
 
 def test_a_held_out_part_smaller_than_a_sequence_is_refused(tmp_path):
     corpus = corpus_of(tmp_path, *["text " * 20] * 12)
-    with pytest.raises(RefusalError, match=r"held-out part .* has 102 tokens.*validation.seq_len"):
+    with pytest.raises(RefusalError, match=r"validation.seq_len = 128.* held-out .* has 102"):
         check(
             tmp_path,
             **VALIDATION,
@@ -79,10 +79,23 @@ def test_a_held_out_part_smaller_than_a_sequence_is_refused(tmp_path):
         )
 
 
+@pytest.mark.parametrize(("rank", "tokens"), [("0", 306), ("1", 306), ("2", 204)])
+def test_each_rank_and_worker_needs_a_sequence_of_its_own(tmp_path, monkeypatch, rank, tokens):
+    # 3, 3 and 2 documents of 102 tokens for the ranks.
+    corpus = corpus_of(tmp_path, *["text " * 20] * 8)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", rank)
+    fields = {"training__dataset_path": corpus, "training__dataloader__num_workers": 1}
+    check(tmp_path, **fields, training__seq_len=tokens - 1)
+    with pytest.raises(RefusalError, match=rf"rank {rank} of 3 .* has {tokens}; use"):
+        check(tmp_path, **fields, training__seq_len=tokens)
+
+
 def test_fewer_documents_than_ranks_and_workers_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     corpus = corpus_of(tmp_path, *["text " * 100] * 7)
     fields = {"training__dataset_path": corpus, "training__dataloader__num_workers": 2}
+    fields["training__seq_len"] = 250
     with pytest.raises(RefusalError, match=r"7 documents.* 4 data-parallel ranks times 2"):
         check(tmp_path, **fields, parallelism__tensor_parallel_degree=2)
     check(tmp_path, **fields, parallelism__context_parallel_degree=4)

@@ -1,7 +1,8 @@
 """Packed text: what a document is, who reads which, and resuming at the very next token."""
 
 import json
-from itertools import islice
+from itertools import islice, product
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,8 @@ from torchtitan.config import JobConfig
 from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataset
 
 from torchtitan_lighthouse.data.corpora import local_corpus, python_stdlib_corpus
-from torchtitan_lighthouse.data.documents import read_document
+from torchtitan_lighthouse.data.documents import Share, read_document
+from torchtitan_lighthouse.data.sections import part_of
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.dataloader import (
     build_dataloader,
@@ -184,6 +186,21 @@ def test_ranks_share_every_document_out_once(name, world, tmp_path):
     read = [text for rank in range(world) for text in documents(path, rank=rank, world=world)]
     everything = read + documents(path, "held-out")
     assert sorted(everything) == sorted(words(n, 30) for n in range(40))
+
+
+@pytest.mark.parametrize("name", ["text folder", "jsonl"])
+@pytest.mark.parametrize("ranks", [1, 2, 3], ids="{} ranks".format)
+@pytest.mark.parametrize("workers", [1, 3], ids="{} workers".format)
+def test_shares_are_those_that_ranks_and_workers_read(name, ranks, workers, tmp_path, monkeypatch):
+    path = WRITERS[name](tmp_path)
+    sections = part_of(local_corpus(str(path)).sections, "training")
+    for rank, worker in product(range(ranks), range(workers)):
+        info = SimpleNamespace(id=worker, num_workers=workers)
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda info=info: info)
+        dataset = build("local", path, rank, ranks, infinite=False).dataset
+        read = [read_document(sample) for sample in dataset._data]
+        share = Share(rank, ranks, worker, workers)
+        assert [unread() for unread in share.documents(sections)] == read
 
 
 def test_a_single_text_file_serves_several_ranks(tmp_path):

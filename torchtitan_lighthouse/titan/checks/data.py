@@ -1,5 +1,6 @@
 """What the job reads: that it is text, and enough of it; and a line of the log that says so."""
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -9,10 +10,10 @@ from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.data.corpora import HELD_OUT, LOCAL, Corpus, corpus_of
-from torchtitan_lighthouse.data.documents import documents, read_document
+from torchtitan_lighthouse.data.documents import Share, Unread, documents
 from torchtitan_lighthouse.data.sections import Part, part_of
 from torchtitan_lighthouse.refusal import RefusalError, refusal
-from torchtitan_lighthouse.titan.data_facts import data_parallel_degree
+from torchtitan_lighthouse.titan.data_facts import data_parallel_ranks
 
 _OURS = "torchtitan_lighthouse.titan"
 
@@ -69,7 +70,8 @@ def _check_amount(
 ) -> None:
     corpus.stream(part)  # refuses to hold out of too little
     sections = part_of(corpus.sections, part)
-    ranks, workers = data_parallel_degree(job_config), max(section.dataloader.num_workers, 1)
+    ranks, rank = data_parallel_ranks(job_config)
+    workers = max(section.dataloader.num_workers, 1)
     found = sum(1 for _ in islice(documents(sections), ranks * workers))
     if found < ranks * workers:
         raise RefusalError(
@@ -77,13 +79,23 @@ def _check_amount(
             f"{ranks} data-parallel ranks times {workers} "
             f"{name}.dataloader.num_workers; use fewer of them or more text"
         )
+    for worker in range(workers):
+        share = Share(rank, ranks, worker, workers)
+        tokens = _count(share.documents(sections), tokenizer, enough=section.seq_len + 1)
+        if tokens <= section.seq_len:
+            whose = f"of worker {worker} of {workers} on data-parallel rank {rank} of {ranks}"
+            raise RefusalError(
+                f"{name}.seq_len = {section.seq_len}: one sequence takes {section.seq_len + 1} "
+                f"tokens, and the share {whose} in the {part} part of {corpus.path} has {tokens}; "
+                f"use a shorter one, fewer ranks or {name}.dataloader.num_workers, or more text"
+            )
+
+
+def _count(unread: Iterable[Unread], tokenizer: BaseTokenizer, *, enough: int) -> int:
+    """The tokens of the documents, or no fewer than are enough."""
     tokens = 0
-    for _, document in documents(sections):
-        tokens += len(tokenizer.encode(read_document(document), add_bos=True, add_eos=True))
-        if tokens > section.seq_len:
-            return
-    raise RefusalError(
-        f"the {part} part of {corpus.path} has {tokens} tokens, and one sequence of "
-        f"{name}.seq_len = {section.seq_len} takes {section.seq_len + 1}; use a shorter "
-        "one or more text"
-    )
+    for read in unread:
+        tokens += len(tokenizer.encode(read(), add_bos=True, add_eos=True))
+        if tokens >= enough:
+            break
+    return tokens
