@@ -73,7 +73,6 @@ def test_the_model_builds_and_has_the_layers_that_stay_dense(job):
 
 
 def test_the_job_passes_the_checks_of_a_launch(job):
-    job.lighthouse.two_stage_trainer = True
     if job.checkpoint.initial_load_path:
         (checkpoint := Path(job.checkpoint.initial_load_path)).mkdir(parents=True)
         model = {"weight": torch.zeros(1), "train_state.step": torch.zeros(1)}

@@ -16,12 +16,9 @@ from torchtitan.models.llama3.model.state_dict_adapter import Llama3StateDictAda
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.jobs import parse
+from torchtitan_lighthouse.data.bytes import VOCAB_SIZE
 from torchtitan_lighthouse.evaluate.export import BOS, EOS, export_hf
-from torchtitan_lighthouse.titan.components.tokenizer import (
-    VOCAB_SIZE,
-    ByteTokenizer,
-    build_tokenizer,
-)
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.config import JOB_FILE, read_job
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS

@@ -11,6 +11,7 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
 from tests.support.jobs import parse
+from torchtitan_lighthouse.data.bytes import BOS_ID
 from torchtitan_lighthouse.evaluate.checkpoint import load_trained
 from torchtitan_lighthouse.evaluate.niah import (
     CUE,
@@ -21,7 +22,7 @@ from torchtitan_lighthouse.evaluate.niah import (
     retrieval_rates,
 )
 from torchtitan_lighthouse.runs.markdown import markdown
-from torchtitan_lighthouse.titan.components.tokenizer import BOS_ID, ByteTokenizer, build_tokenizer
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.tools import niah as niah_tool
 

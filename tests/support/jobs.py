@@ -82,7 +82,6 @@ def launched_job(config: Path, folder: Path, *, steps: int, options: list[str]) 
     """
     arguments = trainer_arguments(config, folder, steps=steps, options=options)
     job = LighthouseConfigManager().parse_args(arguments)
-    job.lighthouse.two_stage_trainer = True
     check_job(job)
     return job
 

@@ -21,13 +21,9 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID
 from torchtitan_lighthouse.evaluate.checkpoint import job_of, load_trained
-from torchtitan_lighthouse.titan.components.tokenizer import (
-    BOS_ID,
-    EOS_ID,
-    ByteTokenizer,
-    build_tokenizer,
-)
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 """What the ids after the bytes are called, as in Llama-3's own tokenizer."""

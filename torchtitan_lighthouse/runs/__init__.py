@@ -1,1 +1,1 @@
-"""Runs of the trainer from outside: their metrics, their comparison, their launch."""
+"""What runs left behind: their metrics, their comparison, their charts. No torch."""

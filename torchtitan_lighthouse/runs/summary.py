@@ -1,4 +1,4 @@
-"""The figures that runs are compared by, from their metrics (see ``metrics_log.read_metrics``)."""
+"""The figures that runs are compared by, from their metrics (see ``metrics.read_metrics``)."""
 
 import statistics
 from itertools import pairwise

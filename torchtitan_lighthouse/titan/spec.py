@@ -1,11 +1,13 @@
 """The train spec ``llama3_lighthouse``: torchtitan's ``llama3`` with this package's parts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 from torchtitan.models import llama3
 from torchtitan.protocols.train_spec import TrainSpec
+from torchtitan.protocols.train_spec import get_train_spec as registered_spec
 
 from torchtitan_lighthouse.titan.checks import (
     check_data,
@@ -13,6 +15,7 @@ from torchtitan_lighthouse.titan.checks import (
     check_position,
     check_tokenizer,
 )
+from torchtitan_lighthouse.titan.checks.stages import check_single_stage
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
@@ -28,7 +31,7 @@ def get_train_spec() -> TrainSpec:
         llama3.get_train_spec(),
         model_args=FLAVORS,
         parallelize_fn=parallelize_lighthouse,
-        build_tokenizer_fn=build_checked_tokenizer,
+        build_tokenizer_fn=_build_tokenizer,
         build_dataloader_fn=build_dataloader,
         build_validator_fn=build_validator,
         build_metrics_processor_fn=build_metrics_processor,
@@ -38,17 +41,28 @@ def get_train_spec() -> TrainSpec:
 def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
     """The job's tokenizer, the first thing that a trainer builds: hence the place to refuse a job.
 
-    ``LighthouseTrainer`` builds it before torchtitan asks for it; it is checked once.
-
     Raises:
         ValueError: the job cannot train (see ``checks``).
     """
-    section = getattr(job_config, "tokenizer", None)
-    if section is not None and section.built is not None:
-        return section.built
     check_job(job_config)
     tokenizer = build_tokenizer(job_config)
     check_tokenizer(tokenizer, model_args_of(job_config))
     check_data(job_config, tokenizer)
     check_position(job_config, tokenizer)
+    return tokenizer
+
+
+def spec_with(tokenizer: BaseTokenizer) -> Callable[[str], TrainSpec]:
+    """What torchtitan finds a model's spec by, with a tokenizer that is built and checked."""
+
+    def get_spec(name: str) -> TrainSpec:
+        return replace(registered_spec(name), build_tokenizer_fn=lambda job_config: tokenizer)
+
+    return get_spec
+
+
+def _build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
+    """For torchtitan's own trainer; ``LighthouseTrainer`` comes with its tokenizer."""
+    tokenizer = build_checked_tokenizer(job_config)
+    check_single_stage(job_config)
     return tokenizer

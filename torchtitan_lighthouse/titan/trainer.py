@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 import torchtitan.train
 from torchtitan.config import JobConfig
 from torchtitan.distributed.utils import set_pg_timeouts
+from torchtitan.protocols import train_spec
 from torchtitan.tools.logging import logger
 from torchtitan.train import Trainer
 
@@ -23,7 +23,7 @@ from torchtitan_lighthouse.titan.folder_lock import lock_folder
 from torchtitan_lighthouse.titan.job_file import write_job
 from torchtitan_lighthouse.titan.rank_log import show_warnings_of_all_ranks
 from torchtitan_lighthouse.titan.saved_steps import finished_step, set_later_steps_aside
-from torchtitan_lighthouse.titan.spec import build_checked_tokenizer
+from torchtitan_lighthouse.titan.spec import build_checked_tokenizer, spec_with
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
 from torchtitan_lighthouse.titan.stop import StopRequest
 
@@ -47,8 +47,7 @@ class LighthouseTrainer(Trainer):
         if (step := finished_step(job_config)) is not None:
             logger.info(f"Finished at step {step}, nothing to train: {job_config.job.dump_folder}")
             raise SystemExit(0)
-        job_config.lighthouse.two_stage_trainer = True
-        job_config.tokenizer.built = build_checked_tokenizer(job_config)
+        tokenizer = build_checked_tokenizer(job_config)
         # torchtitan would write the file here; it is this run's only when it has trained a step.
         self._job_file = Path(
             job_config.job.dump_folder, job_config.job.save_config_file or JOB_FILE
@@ -57,8 +56,11 @@ class LighthouseTrainer(Trainer):
         if _is_first_rank():
             self._lock = lock_folder(Path(job_config.job.dump_folder))
         # torchtitan 0.2.2's TrainSpec names builders of all parts but this one.
-        checkpoint_manager = partial(LighthouseCheckpointManager, job_config)
-        with mock.patch.object(torchtitan.train, "CheckpointManager", checkpoint_manager):
+        checkpoint_manager = partial(LighthouseCheckpointManager, job_config, tokenizer)
+        with (
+            mock.patch.object(torchtitan.train, "CheckpointManager", checkpoint_manager),
+            mock.patch.object(train_spec, "get_train_spec", spec_with(tokenizer)),
+        ):
             super().__init__(job_config)
         self.attention_switch = AttentionSwitch(self.model_parts)
         first_stage_flops = self.metrics_processor.num_flops_per_token
@@ -103,13 +105,7 @@ class LighthouseTrainer(Trainer):
         logger.info(f"Step {self.step}: training with {_NAMES[stage]}")
         self.attention_switch.use(stage)
         self._stage = stage
-        metrics = self.metrics_processor
-        metrics.set_stage(stage)
-        metrics.num_flops_per_token = self._flops_per_token[stage]
-        # The next throughput is that of this stage alone.
-        metrics.ntokens_since_last_log = 0
-        metrics.data_loading_times.clear()
-        metrics.time_last_log = time.perf_counter()
+        self.metrics_processor.enter(stage, self._flops_per_token[stage])
 
     def _begin(self) -> None:
         """This launch has trained a step, so the folder is its own from here on."""

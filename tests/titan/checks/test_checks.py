@@ -9,6 +9,7 @@ from torchtitan.config import JobConfig
 from tests.support.jobs import parse
 from tests.support.models import CHECKPOINTING
 from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.spec import get_train_spec
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
 
@@ -115,7 +116,7 @@ def test_tokenizer_with_more_ids_than_the_embedding_is_refused(tmp_path):
 
 def test_stock_trainer_is_refused_a_switch(tmp_path):
     with pytest.raises(ValueError, match=r"-m torchtitan_lighthouse\.train"):
-        check_job(parse(tmp_path, lighthouse__steps=5))
+        get_train_spec().build_tokenizer_fn(parse(tmp_path, lighthouse__steps=5))
 
 
 def test_job_without_our_sections_is_refused():

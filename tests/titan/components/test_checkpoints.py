@@ -13,6 +13,7 @@ from torchtitan.components.checkpoint import CheckpointManager
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -23,7 +24,7 @@ def manager(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     monkeypatch.setattr(CheckpointManager, "__init__", lambda self, folder: None)
     monkeypatch.setattr(CheckpointManager, "dcp_save", lambda *_, **__: "saved")
-    manager = LighthouseCheckpointManager(parse(tmp_path), folder=tmp_path)
+    manager = LighthouseCheckpointManager(parse(tmp_path), ByteTokenizer(), folder=tmp_path)
     manager.folder = tmp_path
     return manager
 

@@ -12,6 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from torchtitan.config import JobConfig
 from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataset
 
+from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID
 from torchtitan_lighthouse.data.corpora import local_corpus, python_stdlib_corpus
 from torchtitan_lighthouse.data.documents import Share, read_document
 from torchtitan_lighthouse.data.sections import part_of
@@ -20,7 +21,7 @@ from torchtitan_lighthouse.titan.components.dataloader import (
     build_dataloader,
     build_validation_dataloader,
 )
-from torchtitan_lighthouse.titan.components.tokenizer import BOS_ID, EOS_ID, ByteTokenizer
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer
 
 SEQ_LEN = 64
 

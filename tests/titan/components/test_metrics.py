@@ -19,7 +19,7 @@ from torchtitan_lighthouse.titan.components import metrics
 def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
     processor = build(job(tmp_path))
     log(processor, 1, 2.5)
-    processor.set_stage("dense")
+    processor.enter("dense", flops_per_token=1)
     log(processor, 2, 3.5)
     processor.log_validation(4.5, 2)
     processor.close()
@@ -31,6 +31,20 @@ def test_every_logged_step_is_a_line_with_its_stage(tmp_path):
     assert second["validation_metrics/loss"] == 4.5
     assert first["lr"] == 0.25
     assert first["started"] == second["started"] <= first["time"] <= second["time"]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_stage_s_throughput_and_mfu_are_its_own(tmp_path):
+    processor = build(job(tmp_path))
+    processor.ntokens_since_last_log = 10**9
+    processor.data_loading_times.append(10**9)
+    processor.enter("dense", flops_per_token=10**6)
+    log(processor, 1, 2.5)
+    processor.close()
+    (record,) = read_metrics(tmp_path)
+    assert record["throughput(tps)"] < 10**8
+    assert record["time_metrics/data_loading(s)"] < 10**6
+    assert record["tflops"] == pytest.approx(record["throughput(tps)"] / 10**6)
 
 
 @pytest.mark.usefixtures("one_rank")
@@ -54,7 +68,7 @@ def test_the_console_line_is_torchtitans_and_the_stage(tmp_path, caplog):
         processor = build(job(tmp_path, "--metrics.disable_color_printing"))
         log(processor, 1, 2.5)
         processor.log_validation(3.5, 1, {HELD_OUT_LIGHTHOUSE_LOSS: 2.5})
-        processor.set_stage("dense")
+        processor.enter("dense", flops_per_token=1)
         processor.log_validation(4.5, 2)
         processor.close()
     train, both, validation = caplog.messages[-3:]

@@ -7,13 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from torchtitan_lighthouse.titan.components.tokenizer import (
-    BOS_ID,
-    EOS_ID,
-    VOCAB_SIZE,
-    ByteTokenizer,
-    build_tokenizer,
-)
+from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID, VOCAB_SIZE
+from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 
 
 def job(name, hf_assets_path=""):

@@ -49,9 +49,8 @@ def test_section_gives_the_numbers_of_the_method(tmp_path):
         ("[tokenizer]\nkind = 'byte'", "kind"),
         ("[training]\nseqlen = 256", "seqlen"),
         ("[lighthuose]\ntopk = 16", "lighthuose"),
-        ("[lighthouse]\ntwo_stage_trainer = true", "two_stage_trainer"),
     ],
-    ids=["lighthouse", "tokenizer", "training", "section", "internal"],
+    ids=["lighthouse", "tokenizer", "training", "section"],
 )
 def test_unknown_key_is_refused_by_name(tmp_path, toml, key):
     with pytest.raises(ValueError, match=key):

@@ -5,7 +5,7 @@ import torch
 from torchtitan.models.llama3 import Transformer, TransformerModelArgs, llama3_args
 
 from tests.support.jobs import parse
-from torchtitan_lighthouse.titan.components.tokenizer import VOCAB_SIZE
+from torchtitan_lighthouse.data.bytes import VOCAB_SIZE
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs, lighthouse_layers
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 

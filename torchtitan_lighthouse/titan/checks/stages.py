@@ -15,7 +15,12 @@ def check_stages(job_config: JobConfig) -> None:
             f"lighthouse.steps = {section.steps} must be from 0 to training.steps = "
             f"{training_steps}, or -1 for Lighthouse attention throughout"
         )
-    if has_switch(section, training_steps) and not section.two_stage_trainer:
+
+
+def check_single_stage(job_config: JobConfig) -> None:
+    """Refuse a job that would have to switch the stage under torchtitan's own trainer."""
+    section, training_steps = job_config.lighthouse, job_config.training.steps
+    if has_switch(section, training_steps):
         raise RefusalError(
             f"lighthouse.steps = {section.steps} ends before training.steps = {training_steps}, "
             "and torchtitan's own trainer cannot switch the stage: launch "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.components.checkpoint import DATALOADER, CheckpointManager
+from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
@@ -29,8 +30,9 @@ class LighthouseCheckpointManager(CheckpointManager):
         RefusalError: there is no space for a checkpoint.
     """
 
-    def __init__(self, job_config: JobConfig, **parts: Any) -> None:
+    def __init__(self, job_config: JobConfig, tokenizer: BaseTokenizer, **parts: Any) -> None:
         self._job_config = job_config
+        self._tokenizer = tokenizer
         super().__init__(**parts)
 
     def dcp_save(self, state_dict: dict[str, Any], checkpoint_id: str, *args: Any, **how: Any):
@@ -43,7 +45,7 @@ class LighthouseCheckpointManager(CheckpointManager):
 
     @cached_property
     def _data_facts(self) -> DataFacts:
-        return data_facts(self._job_config, self._job_config.tokenizer.built)
+        return data_facts(self._job_config, self._tokenizer)
 
     def _async_wait(self) -> None:
         with self._naming_a_full_disk():

@@ -1,6 +1,7 @@
 """torchtitan's metrics with the stage in them, kept in ``metrics.jsonl`` too."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,16 +38,20 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         super().__init__(job_config, parallel_dims, tag)
         log = _open_metrics_log(job_config) if logs else None
         self.logger: _StageLogger = _StageLogger(self.logger, log)
-        self.set_stage(stage_at(1, job_config.lighthouse))
+        self.logger.stage = stage_at(1, job_config.lighthouse)
 
     @property
     def stage(self) -> Stage:
         """The stage of the steps that are logged."""
         return self.logger.stage
 
-    def set_stage(self, stage: Stage) -> None:
-        """Name the stage of the steps that are logged from here on."""
+    def enter(self, stage: Stage, flops_per_token: int) -> None:
+        """Begin a stage: the next figures that are logged are of its steps alone."""
         self.logger.stage = stage
+        self.num_flops_per_token = flops_per_token
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
+        self.time_last_log = time.perf_counter()
 
     def log(
         self,

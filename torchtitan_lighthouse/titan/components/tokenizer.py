@@ -1,25 +1,17 @@
-"""Text as bytes: a tokenizer that needs no files, and the choice between it and Hugging Face's."""
+"""The tokenizer of bytes in torchtitan's terms, and the choice between it and Hugging Face's."""
 
 from collections.abc import Iterable
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID, VOCAB_SIZE, decode, encode
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
 
-BOS_ID = 256
-EOS_ID = 257
-# The 258 ids rounded up to a multiple of 64: tensor cores and tensor parallelism want even shards.
-VOCAB_SIZE = 320
-
 
 class ByteTokenizer(BaseTokenizer):
-    """One token per byte of UTF-8, ids 0 to 255, with ``bos_id`` and ``eos_id`` after them.
-
-    Bytes of a file that are no UTF-8 reach it as surrogate escapes (Python's ``surrogateescape``)
-    and come out as the very bytes of the file.
-    """
+    """The tokens of ``data.bytes``, 0 to 255, with ``bos_id`` and ``eos_id`` after them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,12 +20,11 @@ class ByteTokenizer(BaseTokenizer):
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of ``text``, between bos and eos where those are asked for."""
-        tokens = list(text.encode("utf-8", "surrogateescape"))
-        return [BOS_ID] * add_bos + tokens + [EOS_ID] * add_eos
+        return [BOS_ID] * add_bos + encode(text) + [EOS_ID] * add_eos
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of any ids: those above 255 stand for none, and what is no UTF-8 is U+FFFD."""
-        return bytes(t for t in tokens if 0 <= t < 256).decode("utf-8", "replace")
+        """The text of any ids; those above 255 stand for none."""
+        return decode(tokens)
 
     def get_vocab_size(self) -> int:
         """``VOCAB_SIZE``, the rows that an embedding for these ids has."""

@@ -1,21 +1,12 @@
-"""The ``[lighthouse]``, ``[tokenizer]`` and ``[rope]`` sections, and the command line."""
+"""The ``[lighthouse]``, ``[tokenizer]`` and ``[rope]`` sections."""
 
 # torchtitan merges sections by their types: annotations here must stay types, not strings.
 
-import json
-import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
-
-from torchtitan.config import ConfigManager
-from torchtitan.config import JobConfig as TitanJobConfig
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.refusal import RefusalError
-
-JOB_FILE = "job.json"
-"""What the trainer saves the whole config of a run as, in its dump folder."""
 
 
 @dataclass
@@ -56,10 +47,6 @@ class Lighthouse:
     pin_first: bool = LighthouseConfig.pin_first
     """Always expand the first entry of every level, so that every position has an output."""
 
-    # Not annotated, hence no field and no option. LighthouseTrainer sets it on its job's section:
-    # under torchtitan's own trainer no one would switch the stage.
-    two_stage_trainer = False
-
     def __post_init__(self) -> None:
         for f in fields(self):
             _check_type(f.name, getattr(self, f.name), f.type)
@@ -79,10 +66,6 @@ class Tokenizer:
 
     name: Literal["byte", "huggingface"] = "byte"
     """"byte" needs no files; "huggingface" reads ``model.hf_assets_path``."""
-
-    # Not annotated, hence no field and no option. What LighthouseTrainer has built of it, after the
-    # job's checks, for when torchtitan asks for it.
-    built = None
 
 
 @dataclass
@@ -122,35 +105,6 @@ class JobConfig:
     lighthouse: Lighthouse = field(default_factory=Lighthouse)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     rope: Rope = field(default_factory=Rope)
-
-
-class LighthouseConfigManager(ConfigManager):
-    """torchtitan's ConfigManager with this package's sections already merged in."""
-
-    def __init__(self) -> None:
-        super().__init__(self._merge_configs(TitanJobConfig, JobConfig))
-
-    def parse_args(self, args: list[str] | None = None) -> TitanJobConfig:
-        """Read the TOML file and the command line.
-
-        Args:
-            args: by default the process's own. (torchtitan 0.2.2's default is bound at import.)
-
-        Raises:
-            ValueError: an unknown key, or a wrong type in ``[lighthouse]``.
-        """
-        return super().parse_args(sys.argv[1:] if args is None else args)
-
-
-def read_job(file: Path) -> TitanJobConfig:
-    """A job from the JSON that torchtitan's ``job.save_config_file`` has written.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a key that this version does not know.
-    """
-    manager = LighthouseConfigManager()
-    return manager._dict_to_dataclass(manager.config_cls, json.loads(file.read_text()))
 
 
 def _check_type(name: str, value: object, expected: object) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from torchtitan.models.llama3 import TransformerModelArgs, llama3_args
 from torchtitan.models.llama3.model.args import RoPEScalingArgs
 
-from torchtitan_lighthouse.titan.components.tokenizer import VOCAB_SIZE
+from torchtitan_lighthouse.data.bytes import VOCAB_SIZE
 from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
 
 MODEL_NAME = "llama3_lighthouse"
