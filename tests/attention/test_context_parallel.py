@@ -1,6 +1,7 @@
 """Ranks that share a sequence select, compute and differentiate what one device does."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ GEOMETRIES = [
 HEADS = (4, 2)
 RUNS = [*(("eager", geometry) for geometry in GEOMETRIES), ("compiled", GEOMETRIES[2])]
 LOW_PRECISION = ("bfloat16", GEOMETRIES[4])
+OF_THREE = case(3, 4, 2, 6, 3)  # a tile to each piece of three ranks
 
 
 def run_id(value: tuple[str, Case]) -> str:
@@ -58,14 +60,14 @@ def inputs(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...
     return q, k, v, torch.randn_like(q)
 
 
-def attend_on_a_rank(rank: int, size: int, folder) -> None:
-    """Save what this rank computes in every run."""
+def attend_on_a_rank(rank: int, size: int, folder: Path, runs: list[tuple[str, Case]]) -> None:
+    """Save what this rank computes in each run."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
     )
     context_parallel = ContextParallel.of(distributed.group.WORLD)
     results = {}
-    for mode, (config, length) in [*RUNS, LOW_PRECISION]:
+    for mode, (config, length) in runs:
         attention = AllGatherAttention(context_parallel)
         module = LighthouseAttention(attention, config, context_parallel)
         if mode == "compiled":
@@ -80,12 +82,16 @@ def attend_on_a_rank(rank: int, size: int, folder) -> None:
     distributed.destroy_process_group()
 
 
+def results_of_ranks(size: int, folder: Path, runs: list[tuple[str, Case]]) -> list:
+    """What each rank is and has computed."""
+    run_ranks(attend_on_a_rank, size, size, folder, runs)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
 @pytest.fixture(scope="module", params=[2, 4], ids=lambda size: f"W{size}")
 def ranks(request, tmp_path_factory):
     """What each of 2 or 4 ranks is and has computed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(attend_on_a_rank, request.param, request.param, folder)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(request.param)]
+    return results_of_ranks(request.param, tmp_path_factory.mktemp("ranks"), [*RUNS, LOW_PRECISION])
 
 
 def slow(config: LighthouseConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,6 +115,15 @@ def test_output_and_gradients_are_those_of_one_device(ranks, expected, name):
         whole = expected[case_id(name[1])]
         for actual, e in zip(results[run_id(name)], whole, strict=True):
             torch.testing.assert_close(actual, rows_of(e, context_parallel, 2), **EXACT)
+
+
+def test_three_ranks_compute_what_one_device_does(tmp_path):
+    runs = [("eager", OF_THREE), ("compiled", OF_THREE)]
+    whole = output_and_gradients(partial(slow, OF_THREE[0]), *inputs(OF_THREE[1]))
+    for context_parallel, results in results_of_ranks(3, tmp_path, runs):
+        for run in runs:
+            for actual, e in zip(results[run_id(run)], whole, strict=True):
+                torch.testing.assert_close(actual, rows_of(e, context_parallel, 2), **EXACT)
 
 
 def test_bfloat16_is_as_near_to_float64_as_on_one_device(ranks):

@@ -1,4 +1,4 @@
-"""Ranks that share a sequence on GPUs, by torch's ring attention in bfloat16, against one GPU.
+"""Ranks that share a sequence on GPUs, by either way to attend, in bfloat16, against one GPU.
 
 With one GPU two ranks share it: what they compute does not depend on it, how fast does.
 """
@@ -17,6 +17,7 @@ from torchtitan.models.attention import ScaledDotProductAttentionWrapper
 from tests.support.cases import output_and_gradients, rows_of
 from tests.support.ranks import run_ranks_on_gpus
 from torchtitan_lighthouse import LighthouseAttention, LighthouseConfig
+from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.trainer]
@@ -27,6 +28,7 @@ LENGTH = 16_384
 HEADS = {"MHA": (4, 4), "GQA": (4, 2)}
 MODES = ("eager", "compiled")
 ATTENTIONS = ("dense", "lighthouse")
+WAYS = ("ring", "allgather")
 
 Results = dict[tuple[str, str, str], list[Tensor]]  # by heads, attention and mode
 
@@ -35,11 +37,10 @@ class Block(nn.Module):
     """What torchtitan compiles: a module around the one on which context parallel hooks."""
 
     def __init__(
-        self, attention: str, wrap_sdpa: Callable[[nn.Module], None], place: ContextParallel | None
+        self, attention: str, make_sdpa: Callable[[], nn.Module], place: ContextParallel | None
     ) -> None:
         super().__init__()
-        self.attention: nn.Module = ScaledDotProductAttentionWrapper()
-        wrap_sdpa(self.attention)
+        self.attention = make_sdpa()
         if attention == "lighthouse":
             self.attention = LighthouseAttention(self.attention, CONFIG, place)
 
@@ -61,14 +62,14 @@ def random_inputs(heads: str) -> list[Tensor]:
 
 
 def run_all(
-    wrap_sdpa: Callable[[nn.Module], None] = lambda sdpa: None,
+    make_sdpa: Callable[[], nn.Module] = ScaledDotProductAttentionWrapper,
     place: ContextParallel | None = None,
 ) -> Results:
     """Every case; of a rank's rows where ``place`` says which."""
     results = {}
     for heads, attention, mode in product(HEADS, ATTENTIONS, MODES):
         torch.compiler.reset()
-        block = Block(attention, wrap_sdpa, place)
+        block = Block(attention, make_sdpa, place)
         if mode == "compiled":
             block.compile(fullgraph=True)
         inputs = random_inputs(heads)
@@ -84,7 +85,14 @@ def run_on_a_rank(rank: int, folder: Path) -> None:
     )
     mesh = init_device_mesh("cuda", (RANKS,), mesh_dim_names=("cp",))
     place = ContextParallel.of(mesh.get_group())
-    results = run_all(lambda sdpa: apply_cp_to_attention_module([sdpa], mesh, "sdpa"), place)
+
+    def ring() -> nn.Module:
+        sdpa = ScaledDotProductAttentionWrapper()
+        apply_cp_to_attention_module([sdpa], mesh, "sdpa")
+        return sdpa
+
+    makers = {"ring": ring, "allgather": lambda: AllGatherAttention(place)}
+    results = {way: run_all(makers[way], place) for way in WAYS}
     torch.save((place, results), folder / f"{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -105,24 +113,31 @@ def of_one_gpu():
     return run_all()
 
 
-def relative_differences(of_ranks, whole: list[Tensor], case: tuple[str, str, str]) -> list[float]:
+def relative_differences(
+    of_ranks, way: str, whole: list[Tensor], case: tuple[str, str, str]
+) -> list[float]:
     """Of the output and of each gradient, on all ranks together: mean by mean magnitude."""
     differences = []
     for n, expected in enumerate(whole):
-        by_rank = [results[case][n] - rows_of(expected, place, 1) for place, results in of_ranks]
+        by_rank = [
+            results[way][case][n] - rows_of(expected, place, 1) for place, results in of_ranks
+        ]
         mean = torch.cat(by_rank).abs().mean(dtype=torch.float32)
         differences.append((mean / expected.abs().mean(dtype=torch.float32)).item())
     return differences
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("heads", HEADS)
-def test_ranks_differ_from_one_gpu_as_under_dense_attention(of_ranks, of_one_gpu, heads, mode):
-    lighthouse, dense = (
-        relative_differences(of_ranks, of_one_gpu[case], case)
-        for case in ((heads, "lighthouse", mode), (heads, "dense", mode))
-    )
-    print(f"{heads}, {mode}: out, dq, dk, dv differ by {lighthouse}, dense by {dense}")
-    for ours, theirs in zip(lighthouse, dense, strict=True):
-        assert 0 < theirs < 0.01
-        assert ours <= 1.5 * theirs
+def test_ranks_differ_from_one_gpu_as_by_a_ring_of_dense_attention(
+    of_ranks, of_one_gpu, heads, mode, attention, way
+):
+    case, dense = (heads, attention, mode), (heads, "dense", mode)
+    ours = relative_differences(of_ranks, way, of_one_gpu[case], case)
+    theirs = relative_differences(of_ranks, "ring", of_one_gpu[dense], dense)
+    print(f"{case}, {way}: out, dq, dk, dv differ by {ours}, a dense ring by {theirs}")
+    for our, their in zip(ours, theirs, strict=True):
+        assert 0 < their < 0.01
+        assert our <= 1.5 * their

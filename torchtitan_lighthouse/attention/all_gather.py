@@ -1,16 +1,31 @@
-"""Causal attention over a sequence that several ranks share, where torch has no ring attention."""
+"""Causal attention over a sequence that several ranks share, by one gather of keys and values.
+
+Rank r of W attends to its own two pieces, causally, while the keys and values of the others are on
+their way; then its two pieces attend to the first ones of ranks 0 to r-1, which lie before both;
+then its second to both of each rank after it, which lie between its two. That is all that a causal
+mask lets it see, in three calls of SDPA or fewer, merged by their log-sum-exps. Torch's ring
+attention makes W calls, and passes gradients of keys and values around the ring in float32.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import _resolve_process_group
 
-from torchtitan_lighthouse.attention.context_parallel import ContextParallel, gather_pieces
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel
+from torchtitan_lighthouse.attention.sdpa import Numbers, attend, attend_backward
+from torchtitan_lighthouse.refusal import RefusalError
+
+# torch 2.13 has a new name for it and warns of the old one.
+_all_gather: Callable[..., distributed.Work] = (
+    getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+)
 
 
 class AllGatherAttention(nn.Module):
     """SDPA of a rank's queries with the keys and values of all ranks.
-
-    Plain and quadratic in memory: for the CPU, whose SDPA torch cannot run as a ring.
 
     Args:
         context_parallel: the ranks, whose pieces of the sequence have one length.
@@ -30,21 +45,127 @@ class AllGatherAttention(nn.Module):
         enable_gqa: bool = False,
         is_causal: bool = True,
     ) -> Tensor:
-        """q [B, Hq, n, D], k and v [B, Hkv, n, D], all of the rank's two pieces, to q's shape."""
-        k, v = self._of_all_ranks(torch.stack([k, v]))
-        mask = self._causal_mask(q.shape[2], q.device) if is_causal else None
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa
-        )
+        """q [B, Hq, 2·n, D], k and v [B, Hkv, 2·n, D], all of the rank's two pieces, to q's shape.
 
-    def _of_all_ranks(self, x: Tensor) -> Tensor:
-        """[..., n, D] to [..., W·n, D], in the order of the sequence."""
-        pieces = x.unflatten(-2, (2, -1)).movedim(-3, 0)
-        return gather_pieces(pieces, self.context_parallel).movedim(0, -3).flatten(-3, -2)
+        Raises:
+            RefusalError: not causal.
+        """
+        if not is_causal:
+            raise RefusalError("attention across ranks is causal: its pieces are balanced for that")
+        out, _ = attend_across_ranks(q, k, v, *self.context_parallel, scale)
+        return out
 
-    def _causal_mask(self, seq_len: int, device: torch.device) -> Tensor:
-        """Which keys of the sequence each of the rank's queries sees: bool [n, W·n]."""
-        position = torch.arange(seq_len * self.context_parallel.size, device=device)
-        by_piece = position.view(2 * self.context_parallel.size, -1)
-        queries = torch.cat([by_piece[piece] for piece in self.context_parallel.pieces])
-        return queries.unsqueeze(-1) >= position
+
+@torch.library.custom_op("lighthouse::attend_across_ranks", mutates_args=())
+def attend_across_ranks(
+    q: Tensor, k: Tensor, v: Tensor, group_name: str, rank: int, size: int, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """The output, in memory as [B, 2·n, Hq, D], and the log-sum-exp [B, Hq, 2·n]. A collective."""
+    received, work = _start_gather(k, v, group_name, size)
+    part, lse = attend(q, k, v, Numbers(True, scale))
+    out = part.to(_wide(q))
+    work.wait()
+    for rows, pieces in _beyond_own_pieces(q, rank, size):
+        part, part_lse = attend(q[:, :, rows], *_unpacked(received[pieces]), Numbers(False, scale))
+        lse_of_rows = lse[:, :, rows]
+        share = torch.sigmoid(part_lse - lse_of_rows).unsqueeze(-1)
+        out[:, :, rows].lerp_(part.to(out.dtype), share)
+        lse_of_rows.copy_(torch.logaddexp(lse_of_rows, part_lse))
+    return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2), lse.contiguous()
+
+
+@torch.library.custom_op("lighthouse::attend_across_ranks_backward", mutates_args=())
+def attend_across_ranks_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    group_name: str,
+    rank: int,
+    size: int,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v. A collective."""
+    received, work = _start_gather(k, v, group_name, size)
+    part, *of_own = attend_backward(grad, q, k, v, out, lse, Numbers(True, scale))
+    dq = part.to(_wide(q))
+    sent = torch.zeros_like(received)
+    work.wait()
+    for rows, pieces in _beyond_own_pieces(q, rank, size):
+        keys, values = _unpacked(received[pieces])
+        grad_, q_, out_, lse_ = (x[:, :, rows] for x in (grad, q, out, lse))
+        part, dk, dv = attend_backward(grad_, q_, keys, values, out_, lse_, Numbers(False, scale))
+        dq[:, :, rows] += part
+        sent[pieces] = _packed(dk, dv).view(sent[pieces].shape)
+    of_ranks = torch.empty_like(sent)
+    distributed.all_to_all_single(of_ranks, sent, group=_resolve_process_group(group_name))
+    of_others = _unpacked(of_ranks.sum(0, dtype=dq.dtype))
+    dk, dv = ((own + others).to(k.dtype) for own, others in zip(of_own, of_others, strict=True))
+    return tuple(x.contiguous() for x in (dq.to(q.dtype), dk, dv))
+
+
+def _start_gather(
+    k: Tensor, v: Tensor, group_name: str, size: int
+) -> tuple[Tensor, distributed.Work]:
+    """Keys and values by rank, piece and token, [W, 2, n, 2, B, Hkv, D], complete after the work.
+
+    Packed so that the tokens of neighbouring pieces are neighbours, without a copy.
+    """
+    sent = _packed(k, v)
+    received = sent.new_empty(size * sent.shape[0], *sent.shape[1:])
+    work = _all_gather(received, sent, group=_resolve_process_group(group_name), async_op=True)
+    return received.unflatten(0, (size, 2, -1)), work
+
+
+def _packed(k: Tensor, v: Tensor) -> Tensor:
+    """[B, Hkv, m, D] each to [m, 2, B, Hkv, D]."""
+    return torch.stack([k, v]).permute(3, 0, 1, 2, 4).contiguous()
+
+
+def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., 2, B, Hkv, D], tokens in all leading dimensions, to two of [B, Hkv, m, D]."""
+    k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4)
+    return k, v
+
+
+def _beyond_own_pieces(q: Tensor, rank: int, size: int) -> Iterator[tuple[slice, Any]]:
+    """Rows of q, and the pieces of other ranks that these see all of, as indices of [W, 2, ...]."""
+    if rank > 0:
+        yield slice(None), (slice(rank), 0)
+    if rank < size - 1:
+        yield slice(q.shape[2] // 2, None), (slice(rank + 1, None),)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@attend_across_ranks.register_fake
+def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, heads, rows, dim = q.shape
+    out = q.new_empty(batch, rows, heads, dim).transpose(1, 2)
+    return out, q.new_empty(batch, heads, rows, dtype=_wide(q))
+
+
+@attend_across_ranks_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *ctx.numbers = inputs
+    ctx.save_for_backward(q, k, v, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    gradients = attend_across_ranks_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    return (*gradients, *[None] * len(ctx.numbers))
+
+
+attend_across_ranks.register_autograd(_backward, setup_context=_keep)
+
+ATTEND = torch.ops.lighthouse.attend_across_ranks.default
+"""What activation checkpointing should keep of it: output and log-sum-exp, as of SDPA."""

@@ -122,11 +122,6 @@ def add_spill_(
     return out.index_add_(2, starts, spill.flatten(2, 3).to(out.dtype))
 
 
-def gather_pieces(pieces: Tensor, context_parallel: ContextParallel) -> Tensor:
-    """All ranks' pieces in the order of the sequence: [2, ...] to [2W, ...]. A collective."""
-    return _in_order(_start_gather(pieces, context_parallel))
-
-
 def _start_gather(pieces: Tensor, context_parallel: ContextParallel) -> Tensor:
     """All ranks' pieces rank by rank: [2, ...] to [2W, ...], complete once it is read."""
     return _all_gather(pieces.contiguous(), 0, context_parallel.group_name)

@@ -105,6 +105,12 @@ def test_checkpointing_that_a_file_spells_wrong_is_refused(tmp_path):
     assert "activation_checkpoint.mode='attention'" in refusal(job_config)
 
 
+def test_a_way_to_attend_that_a_file_spells_wrong_is_refused(tmp_path):
+    job_config = parse(tmp_path)
+    job_config.parallelism.context_parallel_attention = "gather"
+    assert "use ring or allgather" in refusal(job_config)
+
+
 def test_tokenizer_with_more_ids_than_the_embedding_is_refused(tmp_path):
     words = WordLevel({f"w{n}": n for n in range(400)}, unk_token="w0")
     Tokenizer(words).save(str(tmp_path / "tokenizer.json"))

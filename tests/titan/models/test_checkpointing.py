@@ -4,15 +4,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.fx import GraphModule
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.support.jobs import parse
-from tests.support.models import CHECKPOINTING, build_model, loss, tokens
+from tests.support.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
 from tests.support.record_ops import RecordOps
+from torchtitan_lighthouse.attention.all_gather import ATTEND
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -52,6 +54,26 @@ def test_the_backward_graph_has_sdpa_in_it_with_full_only(tmp_path, checkpointin
     AttentionSwitch([model]).use(stage)
     loss(model, tokens()).backward()
     assert counts == [1, again]
+
+
+@pytest.fixture
+def ranks_that_send_nothing():
+    distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("checkpointing", ["attention", "full"])
+def test_the_same_among_ranks_that_share_a_sequence(
+    tmp_path, ranks_that_send_nothing, checkpointing, stage
+):
+    job_config = parse(tmp_path, lighthouse__tile=4, **CHECKPOINTING[checkpointing])
+    model = build_model(job_config, parallel_dims(cp=2))
+    AttentionSwitch([model]).use(stage)
+    with RecordOps() as record:
+        model(tokens()[:, :128]).sum().backward()
+    assert record.ops.count(ATTEND) == LAYERS + RUNS_AGAIN[checkpointing]
 
 
 @pytest.mark.parametrize("stage", STAGES)

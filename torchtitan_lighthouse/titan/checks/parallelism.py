@@ -2,7 +2,7 @@
 
 from torchtitan.config import JobConfig
 
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, refusal
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
@@ -18,4 +18,12 @@ def check_parallelism(job_config: JobConfig) -> None:
         raise RefusalError(
             f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
             "order in which SDPA takes the pieces of a sequence"
+        )
+    attention = parallelism.context_parallel_attention
+    if attention not in ("ring", "allgather"):
+        raise refusal(
+            "parallelism.context_parallel_attention",
+            repr(attention),
+            "is no way to attend across ranks",
+            *("ring", "allgather"),
         )

@@ -99,12 +99,22 @@ class Rope:
 
 
 @dataclass
+class Parallelism:
+    """What this package adds to torchtitan's section."""
+
+    context_parallel_attention: Literal["ring", "allgather"] = "ring"
+    """How the ranks that share a sequence attend: "ring" is torch's own; "allgather" sends all keys
+    and values once, while each rank attends to its own, and needs bfloat16 or float16 on GPUs."""
+
+
+@dataclass
 class JobConfig:
     """What this package adds to torchtitan's ``JobConfig``."""
 
     lighthouse: Lighthouse = field(default_factory=Lighthouse)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     rope: Rope = field(default_factory=Rope)
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
 
 def _check_type(name: str, value: object, expected: object) -> None:

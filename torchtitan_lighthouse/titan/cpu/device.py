@@ -8,18 +8,12 @@ import os
 import platform
 import resource
 import sys
-from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from unittest import mock
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torchtitan.models.llama3.infra import parallelize
 from torchtitan.tools import utils
-
-from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
-from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 
 
 class CpuDevice:
@@ -86,14 +80,3 @@ def use_sum_reductions(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
-
-
-def without_ring_attention() -> AbstractContextManager:
-    """Keep torchtitan from hooking ring attention on SDPA: torch has none for the CPU."""
-    return mock.patch.object(parallelize, "apply_cp_to_attention_module")
-
-
-def use_all_gather_attention(model: nn.Module, context_parallel: ContextParallel) -> None:
-    """Put attention by all-gathered keys and values where SDPA stands in each block."""
-    for block in model.layers.values():
-        block.attention.inner_attention = AllGatherAttention(context_parallel)

@@ -20,6 +20,7 @@ from torchtitan.models.llama3.infra import parallelize as titan
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.attention import ops
+from torchtitan_lighthouse.attention.all_gather import ATTEND as ATTEND_ACROSS_RANKS
 
 _SDPA = {
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
@@ -27,6 +28,7 @@ _SDPA = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
+    ATTEND_ACROSS_RANKS,
     torch.ops.torch_attn._varlen_attn.default,
     torch._higher_order_ops.flex_attention,
 }

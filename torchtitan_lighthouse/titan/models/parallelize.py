@@ -1,7 +1,5 @@
 """torchtitan's parallelisation of Llama-3, with Lighthouse attention around SDPA after it."""
 
-from contextlib import nullcontext
-
 from torch import nn
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
@@ -9,10 +7,10 @@ from torchtitan.models.llama3.infra import parallelize as titan
 
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.module import LighthouseAttention
-from torchtitan_lighthouse.titan.cpu.device import (
-    runs_on_cpu,
+from torchtitan_lighthouse.titan.cpu.device import runs_on_cpu, use_sum_reductions
+from torchtitan_lighthouse.titan.models.across_ranks import (
+    gathers,
     use_all_gather_attention,
-    use_sum_reductions,
     without_ring_attention,
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
@@ -35,10 +33,10 @@ def parallelize_lighthouse(
     context_parallel = None
     if parallel_dims.cp_enabled:
         context_parallel = ContextParallel.of(parallel_dims.get_mesh("cp").get_group())
-    no_ring = runs_on_cpu() and args.attn_type == "sdpa"
+    no_ring = gathers(job_config, args.attn_type)
     with (
         torchtitan_checkpointing(job_config) as titan_job,
-        without_ring_attention() if no_ring else nullcontext(),
+        without_ring_attention(no_ring),
     ):
         model = titan.parallelize_llama(model, parallel_dims, titan_job)
     if no_ring and context_parallel:
