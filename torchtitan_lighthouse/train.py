@@ -18,11 +18,6 @@ from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 REFUSED = 2
 """The exit status of a job that is refused, as it is of a wrong command line."""
 
-LAUNCH = (
-    "torchrun --standalone --nproc-per-node 1 -m torchtitan_lighthouse.train "
-    "--job.config_file CONFIG.toml"
-)
-
 
 def main() -> None:
     """Parse the command line and train.

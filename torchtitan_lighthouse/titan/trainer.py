@@ -16,8 +16,10 @@ from torchtitan.protocols import train_spec
 from torchtitan.tools.logging import logger
 from torchtitan.train import Trainer
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
 from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.config.command_line import LAUNCH
 from torchtitan_lighthouse.titan.error_file import record_message
 from torchtitan_lighthouse.titan.folder_lock import lock_folder
 from torchtitan_lighthouse.titan.job_file import write_job
@@ -53,6 +55,8 @@ class LighthouseTrainer(Trainer):
             job_config.job.dump_folder, job_config.job.save_config_file or JOB_FILE
         )
         job_config.job.save_config_file = None
+        if "LOCAL_RANK" not in os.environ:
+            raise RefusalError(f"there are no ranks without torchrun: {LAUNCH}")
         if _is_first_rank():
             self._lock = lock_folder(Path(job_config.job.dump_folder))
         # torchtitan 0.2.2's TrainSpec names builders of all parts but this one.

@@ -1,9 +1,11 @@
 """The model that a job names."""
 
 from torchtitan.config import JobConfig
+from torchtitan.config.job_config import Model
 from torchtitan.protocols.train_spec import get_train_spec
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.config.command_line import LAUNCH
 from torchtitan_lighthouse.titan.models.flavors import MODEL_NAME
 from torchtitan_lighthouse.titan.models.of_job import import_custom_module, model_args_of
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
@@ -19,6 +21,8 @@ def check_model(job_config: JobConfig) -> None:
         )
     import_custom_module(job_config)
     name = job_config.model.name
+    if job_config.job.config_file is None and name == Model.name:
+        raise RefusalError(f"no job is given: {LAUNCH}")
     if not _is_derived(name):
         raise RefusalError(
             f"model.name = {name!r} must be {MODEL_NAME!r}, or a train spec derived from it that "

@@ -3,10 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
+from torchtitan_lighthouse.titan.config.command_line import (
+    refuse_unknown_fields,
+    refusing_unreadable_jobs,
+)
 from torchtitan_lighthouse.titan.config.job_config import JobConfig
 
 JOB_FILE = "job.json"
@@ -26,9 +31,27 @@ class LighthouseConfigManager(ConfigManager):
             args: by default the process's own. (torchtitan 0.2.2's default is bound at import.)
 
         Raises:
-            ValueError: an unknown key, or a wrong type in ``[lighthouse]``.
+            RefusalError: a file that cannot be read, an unknown section, field or option, or a
+                wrong value.
         """
-        return super().parse_args(sys.argv[1:] if args is None else args)
+        with refusing_unreadable_jobs():
+            return super().parse_args(sys.argv[1:] if args is None else args)
+
+    def _dict_to_dataclass(self, cls: Any, data: dict[str, Any]) -> Any:
+        if cls is not None and issubclass(cls, TitanJobConfig):
+            refuse_unknown_fields(cls, data)
+        return super()._dict_to_dataclass(cls, data)
+
+    def _validate_config(self) -> None:
+        # torchtitan 0.2.2 warns of a folder that is not there, whether or not anything reads it.
+        model, in_hf = self.config.model, self.config.checkpoint.initial_load_in_hf
+        is_read = self.config.tokenizer.name != "byte" or in_hf
+        unread = not is_read and not Path(model.hf_assets_path).exists()
+        if unread:
+            model.hf_assets_path = "."
+        super()._validate_config()
+        if unread:
+            model.hf_assets_path = ""
 
 
 def read_job(file: Path) -> TitanJobConfig:

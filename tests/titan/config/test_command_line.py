@@ -1,0 +1,93 @@
+"""Command lines and files that cannot be read are refused in a line."""
+
+import logging
+
+import pytest
+
+from tests.support.jobs import parse
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
+
+
+def refusal(*args) -> str:
+    with pytest.raises(RefusalError) as raised:
+        LighthouseConfigManager().parse_args(list(map(str, args)))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--training.stepz", "3"], ["--training.stepz", "perhaps --training.steps"]),
+        (["--training.steps", "many"], ["--training.steps", "'many'"]),
+        (["--lighthouse.topk"], ["--lighthouse.topk", "Missing value"]),
+        (["--tokenizer.name", "words"], ["--tokenizer.name", "'byte', 'huggingface'"]),
+    ],
+    ids=["option", "value", "no-value", "choice"],
+)
+def test_a_wrong_command_line_is_one_line(args, words, capsys):
+    message = refusal(*args)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert len(message) < 200
+    assert not "".join(capsys.readouterr())
+
+
+def test_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        LighthouseConfigManager().parse_args(["--help"])
+    assert end.value.code == 0
+    assert "--lighthouse.topk" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("[training\n", "is not TOML"),
+        ("[training]\nstepz = 3\n", "no field training.stepz: did you mean training.steps?"),
+        ("[trainig]\nsteps = 3\n", "no section trainig: did you mean training"),
+        ("[lighthouse]\nfoo = 3\n", "no field lighthouse.foo"),
+        ("training = 3\n", "training = 3 must be a section"),
+        ("[training.dataloader]\nworkers = 3\n", "training.dataloader.num_workers?"),
+    ],
+    ids=["missing", "not-toml", "field", "section", "ours", "not-a-section", "nested"],
+)
+def test_a_wrong_file_is_one_line(tmp_path, caplog, toml, message):
+    file = tmp_path / "job.toml"
+    if toml is not None:
+        file.write_text(toml)
+    said = refusal("--job.config_file", file)
+    assert message in said
+    assert "run_train.sh" not in said
+    assert not caplog.text
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert "Is a directory" in refusal("--job.config_file", tmp_path)
+
+
+def test_without_a_job_the_command_that_works_is_named(monkeypatch):
+    job = LighthouseConfigManager().parse_args([])
+    with pytest.raises(RefusalError, match=r"no job .*torchrun .*--job\.config_file CONFIG\.toml"):
+        check_job(job)
+
+
+def test_without_torchrun_the_command_that_works_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(RefusalError, match=r"without torchrun: torchrun .* -m torchtitan_light"):
+        LighthouseTrainer(parse(tmp_path))
+
+
+def test_a_folder_that_nothing_reads_is_not_missed(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not parse(tmp_path).model.hf_assets_path
+    assert not caplog.text
+
+
+def test_a_folder_that_is_read_is_missed(tmp_path):
+    job = parse(tmp_path, tokenizer__name="huggingface", model__hf_assets_path="nowhere")
+    with pytest.raises(RefusalError, match=r"model\.hf_assets_path = 'nowhere' must be a folder"):
+        LighthouseTrainer(job)

@@ -1,0 +1,77 @@
+"""A command line or a TOML file that cannot be read, in the words of one refusal."""
+
+import contextlib
+import difflib
+import io
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+from unittest import mock
+
+from torchtitan.config import manager
+
+from torchtitan_lighthouse.refusal import RefusalError
+
+LAUNCH = (
+    "torchrun --standalone --nproc-per-node 1 -m torchtitan_lighthouse.train "
+    "--job.config_file CONFIG.toml"
+)
+"""A command that trains, on one GPU or a CPU."""
+
+_RULE = re.compile(r"^\s*-+\s*$", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def refusing_unreadable_jobs() -> Iterator[None]:
+    """Turn what torchtitan 0.2.2 prints, logs and raises of a bad job into one RefusalError.
+
+    It prints a page of advice for an option that it does not know, and logs a traceback for a file
+    that is not there.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), mock.patch.object(manager.logger, "exception"):
+            yield
+    except SystemExit as end:
+        if end.code:
+            raise RefusalError(_message(printed.getvalue())) from None
+        raise
+    except tomllib.TOMLDecodeError as error:
+        raise RefusalError(f"job.config_file is not TOML: {error}") from None
+    except OSError as error:
+        raise RefusalError(
+            f"job.config_file = {str(error.filename)!r} cannot be read: {error.strerror}"
+        ) from None
+
+
+def refuse_unknown_fields(config_class: type, sections: dict[str, Any], prefix: str = "") -> None:
+    """Refuse sections and fields that a job does not have.
+
+    Raises:
+        RefusalError: names those that are nearest.
+    """
+    known: dict[str, Any] = {f.name: f.type for f in fields(config_class)}
+    kind = "field" if prefix else "section"
+    for name, value in sections.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f": did you mean {' or '.join(prefix + n for n in near)}?" if near else ""
+            raise RefusalError(f"there is no {kind} {prefix}{name}{hint}")
+        if is_dataclass(known[name]):
+            if not isinstance(value, dict):
+                raise RefusalError(f"{prefix}{name} = {value!r} must be a section of fields")
+            refuse_unknown_fields(known[name], value, f"{prefix}{name}.")
+
+
+def _message(page: str) -> str:
+    """tyro's own sentence and the options that it proposes, of a page of title, rule, text…"""
+    parts = _RULE.split(page)
+    if len(parts) < 2:
+        return " ".join(page.split())
+    message = " ".join(parts[1].split())
+    near = re.findall(r"^ +(--[\w.-]+)", parts[2], re.MULTILINE) if len(parts) > 2 else []
+    if near and "Perhaps you meant" in parts[2]:
+        message += f"; perhaps {' or '.join(dict.fromkeys(near))}"
+    return message
