@@ -5,7 +5,7 @@ import sys
 
 TOOLS = (
     *("plot", "compare", "memory", "niah", "export"),
-    *("benchmark", "recoverability", "ablate", "paper"),
+    *("experiment", "benchmark", "recoverability", "ablate", "paper"),
 )
 
 

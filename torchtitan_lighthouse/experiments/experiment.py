@@ -1,0 +1,154 @@
+"""An experiment as its TOML file describes it.
+
+config = "../recoverability_25m_16k.toml"   # beside this file, or in the working folder
+options = ["--training.steps", "8000"]      # of every run
+seeds = [0, 1, 2]
+
+[[variants]]
+name = "dense"
+options = ["--lighthouse.no-enable"]
+
+[[variants]]                                # one first stage, and a dense tail from each split
+name = "lighthouse"
+splits = [0.625, 0.75]
+
+[[variants]]                                # begins from a step of that first stage
+name = "wide"
+from = "lighthouse-stage1"
+at = 5000
+options = ["--lighthouse.topk", "1024", "--lighthouse.steps", "6000"]
+
+[grid]                                      # a variant for each combination
+topk = [128, 256]
+
+[passkeys]                                  # retrieval after each training
+lengths = [4096, 16384]
+trials = 50
+"""
+
+import itertools
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torchtitan_lighthouse.experiments.run import Passkeys
+from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in their seeds alone.
+
+    Attributes:
+        seeds: none: the experiment's.
+        splits: the shares of the steps after which a dense tail begins.
+        source: the variant from whose checkpoint it begins, at step ``at``.
+        of_grid: whether it is a combination, which may be one that cannot be.
+        is_first_stage: whether it is trained up to the last step that others begin from only.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    splits: tuple[float, ...] = ()
+    source: str | None = None
+    at: int = 0
+    of_grid: bool = False
+    is_first_stage: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is trained, before it is known where to."""
+
+    config: Path
+    variants: list[Variant]
+    options: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    gpus: int = 1
+    passkeys: Passkeys | None = None
+
+
+def read_experiment(file: Path) -> Experiment:
+    """Read a TOML file.
+
+    Raises:
+        RefusalError: it cannot be read, or has a name that means nothing, or not those it needs.
+    """
+    try:
+        toml = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RefusalError(f"{file} cannot be read: {error}") from error
+    known = {"config", "options", "seeds", "gpus", "variants", "grid", "passkeys"}
+    _check_names(file.name, toml, known, needed={"config"})
+    variants = [_variant(file.name, entry) for entry in toml.get("variants", [])]
+    variants += _combinations(toml.get("grid", {}))
+    names = [variant.name for variant in variants]
+    if not names or len(set(names)) < len(names):
+        raise RefusalError(f"{file} needs variants, each with a name of its own")
+    return Experiment(
+        _config(file, toml["config"]),
+        variants,
+        tuple(toml.get("options", ())),
+        tuple(toml.get("seeds", (0,))),
+        toml.get("gpus", 1),
+        _passkeys(file.name, toml.get("passkeys")),
+    )
+
+
+def _variant(file: str, entry: dict[str, Any]) -> Variant:
+    known = {"name", "options", "seeds", "splits", "from", "at"}
+    _check_names(f"a variant of {file}", entry, known, needed={"name"})
+    if ("from" in entry) != ("at" in entry):
+        raise RefusalError(f"variant {entry['name']} of {file}: 'from' and 'at' go together")
+    options, seeds, splits = (tuple(entry.get(n, ())) for n in ("options", "seeds", "splits"))
+    source, at = entry.get("from"), entry.get("at", 0)
+    return Variant(entry["name"], options, seeds, splits, source, at)
+
+
+def _combinations(grid: dict[str, list[Any]]) -> Iterator[Variant]:
+    """Every choice of one value for each field of ``[lighthouse]``."""
+    for values in itertools.product(*grid.values()) if grid else ():
+        chosen = dict(zip(grid, values, strict=True))
+        name = "_".join(f"{option}-{_shown(value)}" for option, value in chosen.items())
+        options = itertools.chain(*(_as_options(*pair) for pair in chosen.items()))
+        yield Variant(name, tuple(options), of_grid=True)
+
+
+def _as_options(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--lighthouse.{name}" if value else f"--lighthouse.no-{name}"]
+    return [f"--lighthouse.{name}", *map(str, value if isinstance(value, list) else [value])]
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _passkeys(file: str, entry: dict[str, Any] | None) -> Passkeys | None:
+    if entry is None:
+        return None
+    known = {f.name for f in fields(Passkeys)}
+    _check_names(f"[passkeys] of {file}", entry, known, needed={"lengths"})
+    passkeys = Passkeys(**{**entry, "lengths": tuple(entry["lengths"])})
+    if passkeys.trials % 10:  # the retrieval tool's rule, which would end every run
+        trials = multiples(passkeys.trials, 10)
+        raise refusal("trials", passkeys.trials, "must be a multiple of 10 digits", *trials)
+    return passkeys
+
+
+def _config(file: Path, name: str) -> Path:
+    beside, here = file.parent / name, Path(name)
+    found = next((path for path in (beside, here) if path.is_file()), None)
+    if found is None:
+        raise RefusalError(f"{file}: config = {name!r} is neither {beside} nor {here.absolute()}")
+    return found
+
+
+def _check_names(where: str, table: dict[str, Any], known: set[str], needed: set[str]) -> None:
+    unknown, missing = sorted(set(table) - known), sorted(needed - set(table))
+    if unknown or missing:
+        wrong = f"has {', '.join(unknown)}" if unknown else f"lacks {', '.join(missing)}"
+        raise RefusalError(f"{where} {wrong}: it can have {', '.join(sorted(known))}")

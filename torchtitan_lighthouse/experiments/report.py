@@ -1,0 +1,91 @@
+"""What an experiment leaves: table.md, curves.png, and metrics_thin.jsonl to draw them again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from torchtitan_lighthouse.experiments.figures import (
+    COLUMNS,
+    Column,
+    Figures,
+    figures,
+    retrieval_columns,
+    shown,
+)
+from torchtitan_lighthouse.experiments.folder import is_finished
+from torchtitan_lighthouse.experiments.plan import Plan
+from torchtitan_lighthouse.experiments.run import Run
+from torchtitan_lighthouse.runs.markdown import markdown
+from torchtitan_lighthouse.runs.metrics import read_metrics
+from torchtitan_lighthouse.runs.plot import plot
+from torchtitan_lighthouse.runs.summary import Records
+from torchtitan_lighthouse.runs.thin import thin
+
+THIN_FILE = "metrics_thin.jsonl"
+
+_EXPLAINED = """
+Of several seeds: the mean (the least to the greatest). Losses are in nats per token. Held-out ones
+are of text that is not trained on, under dense attention: at the end, and at the last validation in
+the Lighthouse stage, there under Lighthouse attention too. The final loss is the mean training loss
+of the last tenth of the steps. Tokens/s are per GPU, the median of a stage. Minutes count all that
+a run does, a first stage that others share too. S is the length of the sub-sequence. Passkeys are
+the share that was found, at a context of so many tokens.
+"""
+
+
+def write_report(plan: Plan, out: Path, unfinished: Mapping[str, str]) -> str:
+    """Write the files for all finished runs of the plan, and return the table.
+
+    Args:
+        unfinished: why runs are not there yet, by name.
+    """
+    there = [run for run in plan.runs if is_finished(run)]
+    records = {run.name: read_metrics(run.folder) for run in there}
+    whole = [run for run in there if not run.is_first_stage]
+    text = _tables(plan, whole, records, unfinished)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text)
+    with (out / THIN_FILE).open("w") as file:
+        for run in there:
+            for record in thin(records[run.name]):
+                file.write(json.dumps({"run": run.name, **record}) + "\n")
+    # One of each variant, or nobody could tell the lines apart.
+    first = {run.variant: records[run.name] for run in reversed(whole)}
+    if first:
+        plot(dict(reversed(first.items())), out / "curves.png")
+    return text
+
+
+def _tables(
+    plan: Plan, whole: list[Run], records: Mapping[str, Records], unfinished: Mapping[str, str]
+) -> str:
+    found = {run.name: figures(run, records[run.name]) for run in whole}
+    lengths = sorted({n for run in plan.runs if run.passkeys for n in run.passkeys.lengths})
+    columns = [*COLUMNS, *retrieval_columns(lengths)]
+    columns = [c for c in columns if any(f.get(c.name) is not None for f in found.values())]
+    by_variant = {
+        variant: [found[run.name] for run in runs]
+        for variant, runs in groupby(sorted(whole, key=_place(plan)), key=lambda run: run.variant)
+    }
+    parts = []
+    if whole:
+        rows = [("variant", "seeds", *(c.name for c in columns))]
+        rows += [(name, str(len(of)), *_cells(of, columns)) for name, of in by_variant.items()]
+        parts += [markdown(rows)]
+        rows = [("run", *(c.name for c in columns))]
+        rows += [(name, *_cells([of_run], columns)) for name, of_run in found.items()]
+        parts += [markdown(rows), _EXPLAINED.strip() + "\n"]
+    missing = {**plan.refused, **unfinished}
+    if missing:
+        parts.append(markdown([("not there", "why"), *missing.items()]))
+    return "\n".join(parts)
+
+
+def _cells(of: Sequence[Figures], columns: Sequence[Column]) -> list[str]:
+    return [shown([figures.get(c.name) for figures in of], c.form) for c in columns]
+
+
+def _place(plan: Plan):
+    order = {name: i for i, name in enumerate(dict.fromkeys(run.variant for run in plan.runs))}
+    return lambda run: order[run.variant]

@@ -1,0 +1,33 @@
+"""Passkey retrieval after a training, by the tool of that name, in a process of its own."""
+
+import json
+import sys
+from pathlib import Path
+
+from torchtitan_lighthouse.experiments.run import Run
+
+FOLDER = "niah"
+
+
+def retrieval_command(run: Run) -> list[str]:
+    assert run.passkeys is not None
+    return [
+        *(sys.executable, "-m", "torchtitan_lighthouse", "niah"),
+        str(run.checkpoints / f"step-{run.steps}"),
+        *("--lengths", *map(str, run.passkeys.lengths)),
+        *("--trials", str(run.passkeys.trials), "--out", str(run.folder / FOLDER)),
+    ]
+
+
+def is_measured(run: Run) -> bool:
+    """Whether nothing is left to measure."""
+    return run.passkeys is None or not set(run.passkeys.lengths) - set(retrieval_means(run))
+
+
+def retrieval_means(run: Run) -> dict[int, float]:
+    """The share of the passkeys that were found, over all depths, for each length measured."""
+    file = Path(run.folder, FOLDER, "niah.json")
+    if run.passkeys is None or not file.exists():
+        return {}
+    records = json.loads(file.read_text())
+    return {r["length"]: r["mean"] for r in records if r["trials"] == run.passkeys.trials}

@@ -1,0 +1,74 @@
+"""One training of an experiment: what it is called, its command line, and what it waits for."""
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+
+
+@dataclass(frozen=True)
+class Passkeys:
+    """The passkey retrieval that follows a training: at which lengths, and the trials of each."""
+
+    lengths: tuple[int, ...]
+    trials: int = 50
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: of its folder, and by which others name it.
+        variant: what it is a seed of.
+        folder: its dump folder.
+        steps: the last step, whatever ``options`` say of it.
+        gpus: how many it takes, with a process on each.
+        source: the run of the experiment from whose checkpoint it begins, as its options say.
+        kept: the steps whose checkpoints others begin from; none: the job says what is kept.
+        is_first_stage: whether it is only there for others to begin from.
+    """
+
+    name: str
+    variant: str
+    seed: int
+    config: Path
+    folder: Path
+    steps: int
+    options: tuple[str, ...] = ()
+    gpus: int = 1
+    source: str | None = None
+    kept: frozenset[int] = frozenset()
+    is_first_stage: bool = False
+    passkeys: Passkeys | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The trainer's."""
+        files = ["--job.config_file", str(self.config), "--job.dump_folder", str(self.folder)]
+        return [*files, *self.options, "--training.steps", str(self.steps)]
+
+    @property
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(self.gpus), "-m", "torchtitan_lighthouse.train"),
+            *self.arguments,
+        ]
+
+    @cached_property
+    def job(self) -> JobConfig:
+        """What the trainer will read.
+
+        Raises:
+            RefusalError: an unknown field, or a wrong type in ``[lighthouse]``.
+        """
+        return LighthouseConfigManager().parse_args(self.arguments)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / self.job.checkpoint.folder
