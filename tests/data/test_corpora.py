@@ -106,6 +106,16 @@ def test_what_is_read_and_left_out_is_summed_up(tmp_path):
     assert f"1 binary (5 B, such as {tmp_path}/d.png), 1 empty (0 B" in summary
 
 
+def test_text_beside_rows_is_doubted(tmp_path):
+    (tmp_path / "a.jsonl").write_text(ROWS)
+    assert not local_corpus(str(tmp_path)).doubts()
+    local_corpus.cache_clear()
+    (tmp_path / "README.md").write_text("about these rows")
+    assert local_corpus(str(tmp_path)).doubts() == [
+        "text files beside files of rows are read as text"
+    ]
+
+
 def test_linked_files_and_folders_are_read(tmp_path):
     (elsewhere := tmp_path / "elsewhere").mkdir()
     (elsewhere / "a.txt").write_text("in a linked folder")
@@ -132,7 +142,7 @@ def test_links_that_lead_nowhere_are_left_out_with_a_warning(tmp_path):
     assert texts(tmp_path) == ["text"]
     corpus = local_corpus(str(tmp_path))
     assert f"2 broken link (0 B, such as {tmp_path}/broken)" in corpus.summary()
-    assert corpus.leaves_out_most()
+    assert corpus.doubts() == ["links lead nowhere"]
 
 
 def test_pipes_and_sockets_are_never_opened(tmp_path):

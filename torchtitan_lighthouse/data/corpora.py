@@ -71,11 +71,19 @@ class Corpus:
         ]
         return f"{self.path}: read {', '.join(read)}; left out {', '.join(left_out) or 'nothing'}"
 
-    def leaves_out_most(self) -> bool:
-        """Whether more bytes are left out than are read, or names that lead nowhere."""
+    def doubts(self) -> list[str]:
+        """What the user may not have meant."""
+        readers = {file.reader for file in self.listing.files}
         left_out = self.listing.left_out
-        size = sum(entry.size for entry in left_out.values())
-        return "broken link" in left_out or size > sum(file.size for file in self.listing.files)
+        doubts = []
+        if Reader.TEXT in readers and len(readers) > 1:
+            doubts.append("text files beside files of rows are read as text")
+        if "broken link" in left_out:
+            doubts.append("links lead nowhere")
+        binary = left_out["binary"].size if "binary" in left_out else 0
+        if binary > sum(file.size for file in self.listing.files):
+            doubts.append("most bytes are left out")
+        return doubts
 
 
 @cache

@@ -33,7 +33,7 @@ def finished_step(job_config: JobConfig) -> int | None:
 
 
 def resumed_checkpoint(job_config: JobConfig) -> Path | None:
-    """The ``step-N`` that is loaded with all that belongs to it."""
+    """The checkpoint that is loaded with all that belongs to it."""
     section = job_config.checkpoint
     if not section.enable:
         return None
@@ -41,7 +41,9 @@ def resumed_checkpoint(job_config: JobConfig) -> Path | None:
     if folder.exists():
         step = section.load_step if section.load_step != -1 else max(saved_steps(folder), default=0)
         return folder / f"step-{step}" if step > 0 else None
-    return Path(section.initial_load_path) if initial_step(job_config) else None
+    if not section.initial_load_path or section.initial_load_model_only:
+        return None
+    return Path(section.initial_load_path)
 
 
 def initial_step(job_config: JobConfig) -> int:

@@ -49,6 +49,15 @@ def test_more_left_out_than_read_is_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         check(tmp_path, training__dataset_path=corpus)
     assert "left out 1 binary (10 kB" in caplog.text
+    assert "Mind: most bytes are left out" in caplog.text
+
+
+def test_validation_on_what_is_trained_on_is_a_warning(tmp_path, caplog):
+    path = {"validation__dataset_path": tmp_path / "corpus.txt"}
+    check(tmp_path, **VALIDATION, **path)
+    assert "is the text that is trained on" not in caplog.text
+    check(tmp_path, **{**VALIDATION, "validation__dataset": "local"}, **path)
+    assert "'local_validation' is the part that is held out" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,9 @@ def test_files_that_have_changed_are_refused(tmp_path, corpus, change, words):
     saved(tmp_path, corpus)
     change(corpus)
     message = refusal_of(job(tmp_path, corpus))
-    assert f"was saved when training.dataset_path = '{corpus}' had " in message
+    assert "was saved when training.dataset = 'local' had " in message
     assert words in message
-    assert f"use the same files, {WAYS_ON}" in message
+    assert f"now, in {corpus}: use the same files, {WAYS_ON}" in message
 
 
 def test_another_tokenizer_is_refused(tmp_path, corpus):
@@ -184,6 +184,13 @@ def test_a_stage_from_another_folder_is_checked_too(tmp_path, corpus):
     )
     assert f"{checkpoint} was saved with training.dataloader.num_workers = 4" in message
     check(job(tmp_path / "stage2", corpus, **initial))  # from the weights alone
+
+
+def test_a_stage_from_a_folder_of_another_name_is_checked_too(tmp_path, corpus):
+    checkpoint = saved(tmp_path / "stage1", corpus).rename(tmp_path / "best")
+    fields = {"checkpoint__initial_load_path": checkpoint, "training__dataset": "local_text"}
+    fields["checkpoint__initial_load_model_only"] = False
+    assert f"{checkpoint} was saved" in refusal_of(job(tmp_path / "stage2", corpus, **fields))
 
 
 def test_a_checkpoint_that_does_not_say_is_resumed_with_a_word(tmp_path, corpus, caplog):

@@ -161,6 +161,17 @@ def test_resume_with_another_batch_size_continues_at_the_next_token(tmp_path):
     torch.testing.assert_close(tokens(islice(iter(resumed), 2)), expected, rtol=0, atol=0)
 
 
+def test_resume_with_shorter_sequences_continues_at_the_next_token(tmp_path):
+    path = write_text_folder(tmp_path)
+    stream = torch.cat(tokens(islice(iter(build("local", path, rows=1)), 14)))
+    loader = build("local", path, rows=1)
+    list(islice(iter(loader), 3))
+    resumed = build("local", path, rows=1, seq_len=SEQ_LEN // 4)
+    resumed.load_state_dict(loader.state_dict())
+    got = torch.cat(tokens(islice(iter(resumed), 30)))
+    assert torch.equal(got, stream[3 * (SEQ_LEN + 1) :][: len(got)])
+
+
 def test_text_is_packed_as_torchtitan_packs_it(tmp_path):
     path = str(write_text_folder(tmp_path))
     titan = HuggingFaceTextDataset("local", path, ByteTokenizer(), SEQ_LEN, infinite=True)

@@ -63,22 +63,6 @@ def checkpoint_to_load(job_config: JobConfig) -> SavedCheckpoint | None:
     return None
 
 
-def resumed_checkpoint(job_config: JobConfig) -> Path | None:
-    """The folder of the checkpoint that is loaded with all that belongs to it, if one is."""
-    checkpoint = job_config.checkpoint
-    if not checkpoint.enable:
-        return None
-    folder = checkpoint_folder(job_config)
-    if folder.exists():
-        step = checkpoint.load_step
-        if step == _LATEST:
-            step = max(saved_steps(folder), default=0)
-        return folder / f"step-{step}" if step > 0 else None
-    if checkpoint.initial_load_path and not checkpoint.initial_load_model_only:
-        return Path(checkpoint.initial_load_path)
-    return None
-
-
 def _check_fields(job_config: JobConfig) -> None:
     checkpoint = job_config.checkpoint
     if checkpoint.load_step < _LATEST:

@@ -37,9 +37,9 @@ def check_data(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
         part: Part = "held-out" if section.dataset.lower().endswith(HELD_OUT) else "training"
         _check_amount(name, section, corpus, part, job_config, tokenizer)
         if corpus.path not in logged:
-            level = logger.warning if corpus.leaves_out_most() else logger.info
-            level(f"Corpus {corpus.summary()}")
+            _log(corpus)
             logged.add(corpus.path)
+    _warn_of_text_that_is_trained_on(job_config)
 
 
 def _check_name(name: str, section: Any, job_config: JobConfig) -> None:
@@ -89,6 +89,25 @@ def _check_amount(
                 f"tokens, and the share {whose} in the {part} part of {corpus.path} has {tokens}; "
                 f"use a shorter one, fewer ranks or {name}.dataloader.num_workers, or more text"
             )
+
+
+def _log(corpus: Corpus) -> None:
+    if doubts := corpus.doubts():
+        logger.warning(f"Corpus {corpus.summary()}. Mind: {'; '.join(doubts)}")
+    else:
+        logger.info(f"Corpus {corpus.summary()}")
+
+
+def _warn_of_text_that_is_trained_on(job_config: JobConfig) -> None:
+    training, validation = job_config.training, job_config.validation
+    if not validation.enable or corpus_of(training.dataset, training.dataset_path) is None:
+        return
+    read = [(section.dataset.lower(), section.dataset_path) for section in (training, validation)]
+    if read[0] == read[1]:
+        logger.warning(
+            f"validation.dataset = {validation.dataset!r} is the text that is trained on: "
+            f"'{training.dataset}{HELD_OUT}' is the part that is held out"
+        )
 
 
 def _count(unread: Iterable[Unread], tokenizer: BaseTokenizer, *, enough: int) -> int:

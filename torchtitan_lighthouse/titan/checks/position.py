@@ -4,9 +4,10 @@ from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
+from torchtitan_lighthouse.data.corpora import corpus_of
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.checks.checkpoints import resumed_checkpoint
 from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, saved_facts
+from torchtitan_lighthouse.titan.saved_steps import resumed_checkpoint
 
 _ANEW = 'or read the data from their start: checkpoint.exclude_from_loading = ["dataloader"]'
 
@@ -56,11 +57,14 @@ def _change(saved: DataFacts, asked: DataFacts, job_config: JobConfig) -> str | 
             f"{saved.ranks}"
         )
     if saved.sections != asked.sections:
+        training = job_config.training
+        corpus = corpus_of(training.dataset, training.dataset_path)
+        path = corpus.path if corpus else training.dataset_path
         old, new = (f"{facts.files} files of {facts.size:,} bytes" for facts in (saved, asked))
         others = f", and it has {new} now" if old != new else ", and it has others of that size now"
         return (
-            f"was saved when training.dataset_path = {job_config.training.dataset_path!r} had "
-            f"{old}{others}: use the same files"
+            f"was saved when training.dataset = {training.dataset!r} had {old}{others}, in {path}: "
+            "use the same files"
         )
     if saved.tokenizer != asked.tokenizer:
         return (

@@ -38,7 +38,10 @@ def check_resume(job_config: JobConfig) -> None:
     saved = saved_job(checkpoint) if checkpoint else None
     if checkpoint is None or saved is None:
         return
-    step = int(checkpoint.name.removeprefix("step-"))
+    number = checkpoint.name.removeprefix("step-")
+    if not number.isdecimal():
+        return
+    step = int(number)
     changes = changed_fields(saved, job_config.to_dict(), beside=_FREE_SECTIONS)
     excluded = job_config.checkpoint.exclude_from_loading
     _check_stage(job_config, saved, step)
