@@ -21,6 +21,7 @@ from torchtitan_lighthouse.titan.components.metrics import build_metrics_process
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.components.validate import build_validator
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAdapter
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 
@@ -35,6 +36,7 @@ def get_train_spec() -> TrainSpec:
         build_dataloader_fn=build_dataloader,
         build_validator_fn=build_validator,
         build_metrics_processor_fn=build_metrics_processor,
+        state_dict_adapter=LighthouseStateDictAdapter,
     )
 
 

@@ -11,6 +11,7 @@ from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.data import check_data
+from torchtitan_lighthouse.titan.checks.hf_weights import check_hf_weights
 from torchtitan_lighthouse.titan.checks.metrics import check_metrics
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
@@ -31,6 +32,7 @@ def check_job(job_config: JobConfig) -> None:
         RefusalError: names the field, its value and what would work.
     """
     check_model(job_config)
+    check_hf_weights(job_config)
     check_checkpoints(job_config)
     check_validation(job_config)
     check_parallelism(job_config)

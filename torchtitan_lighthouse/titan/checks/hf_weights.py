@@ -1,0 +1,101 @@
+"""Weights in Hugging Face's format: that the job loads them, and that its model is theirs."""
+
+from pathlib import Path
+
+from torchtitan.config import JobConfig
+from torchtitan.tools.logging import logger
+
+from torchtitan_lighthouse.hf.config import HFLlama, read_config
+from torchtitan_lighthouse.hf.rope import extended_rope, rope_in_words
+from torchtitan_lighthouse.hf.weights import check_weights
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
+from torchtitan_lighthouse.titan.saved_steps import checkpoint_folder
+
+
+def check_hf_weights(job_config: JobConfig) -> None:
+    """Refuse a folder whose model is not the job's, before anything is built; log what changes.
+
+    Raises:
+        RefusalError: names the file, and the key or tensor in it.
+    """
+    checkpoint = job_config.checkpoint
+    if not checkpoint.initial_load_in_hf:
+        _warn_of_random_weights(job_config)
+        return
+    if not checkpoint.enable:
+        raise RefusalError(
+            "checkpoint.initial_load_in_hf = true loads nothing with checkpoint.enable = false"
+        )
+    if checkpoint.initial_load_in_hf_quantized:
+        raise RefusalError(
+            "checkpoint.initial_load_in_hf_quantized = true: torchtitan's Llama-3 has no quantized "
+            "form; set it to false and give weights of a float type"
+        )
+    if checkpoint_folder(job_config).exists():
+        return  # torchtitan resumes the run, and does not load the folder again
+    folder = Path(checkpoint.initial_load_path or job_config.model.hf_assets_path)
+    model, args = read_config(folder), model_args_of(job_config)
+    check_weights(folder, model)
+    _check_sizes(job_config, folder, model, args)
+    _check_rope(job_config, folder, model, args)
+    _log_changes(folder, model, args)
+
+
+def _warn_of_random_weights(job_config: JobConfig) -> None:
+    checkpoint = job_config.checkpoint
+    loads = checkpoint.enable and (
+        checkpoint.initial_load_path or checkpoint_folder(job_config).exists()
+    )
+    if job_config.model.flavor == HF_FLAVOR and not loads:
+        logger.warning(
+            f"model.flavor = {HF_FLAVOR!r} takes the sizes of {job_config.model.hf_assets_path}, "
+            "and training starts from random weights: set checkpoint.initial_load_in_hf = true, "
+            "with checkpoint.enable = true, to start from its own"
+        )
+
+
+def _check_sizes(
+    job_config: JobConfig, folder: Path, model: HFLlama, args: LighthouseModelArgs
+) -> None:
+    sizes = {
+        "hidden_size": args.dim,
+        "intermediate_size": args.ffn_width,
+        "num_hidden_layers": args.n_layers,
+        "num_attention_heads": args.n_heads,
+        "num_key_value_heads": args.n_heads if args.n_kv_heads is None else args.n_kv_heads,
+        "vocab_size": args.vocab_size,
+        "rms_norm_eps": args.norm_eps,
+    }
+    for key, size in sizes.items():
+        if (theirs := getattr(model, key)) != size:
+            raise RefusalError(
+                f"{folder / 'config.json'}: {key}={theirs}, and model.flavor = "
+                f"{job_config.model.flavor!r} has {size}: use model.flavor = {HF_FLAVOR!r} with "
+                "this folder as model.hf_assets_path"
+            )
+
+
+def _check_rope(
+    job_config: JobConfig, folder: Path, model: HFLlama, args: LighthouseModelArgs
+) -> None:
+    """What ``[rope]`` says is meant; the rest of the flavor's RoPE must be the folder's."""
+    if extended_rope(model.rope, job_config.rope.given()) != args.rope:
+        raise RefusalError(
+            f"{folder / 'config.json'} has the RoPE {rope_in_words(model.rope)}, and model.flavor "
+            f"= {job_config.model.flavor!r} {rope_in_words(args.rope)}: use model.flavor = "
+            f"{HF_FLAVOR!r}, or say in [rope] all of the RoPE that is meant"
+        )
+
+
+def _log_changes(folder: Path, model: HFLlama, args: LighthouseModelArgs) -> None:
+    if model.rope != args.rope:
+        logger.info(
+            f"RoPE of {folder}: from {rope_in_words(model.rope)} to {rope_in_words(args.rope)}"
+        )
+    if model.tie_word_embeddings:
+        logger.info(
+            f"{folder} ties lm_head to the embedding; torchtitan 0.2.2's Llama-3 has two weights, "
+            "which start equal and are trained apart"
+        )
