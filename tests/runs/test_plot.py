@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.markers import CARETUP
 
 from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.runs.metrics import HELD_OUT_LIGHTHOUSE_LOSS, HELD_OUT_LOSS
@@ -19,8 +20,19 @@ def charts(monkeypatch):
 
 
 def lines(axes):
-    """(x, y) of the raw and smoothed lines, run after run."""
+    """(x, y) of the smoothed lines, run after run; a run alone has its raw line first."""
     return [line.get_data() for line in axes.get_lines() if len(line.get_xdata()) > 2]
+
+
+def marks(axes):
+    """(x, y) of the held-out losses: under dense and under Lighthouse attention, run after run."""
+    shown = [line for line in axes.get_lines() if line.get_marker() not in ("None", CARETUP)]
+    return [line.get_xydata().tolist() for line in shown]
+
+
+def legend(axes):
+    (legend,) = axes.figure.legends
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def switches(axes):
@@ -68,7 +80,8 @@ def test_a_diverged_run_is_drawn_where_it_is_finite(charts, tmp_path, bad):
     plot_tool.main([run, "--smooth", "5"])
     _, (steps, mean) = lines(charts[0][0])
     assert np.allclose(mean[(steps > 2) & (steps < 29)], 2 + np.arange(3, 29))
-    assert np.allclose(charts[0][0].get_ylim(), (2 + 3 - 0.04 * 27, 2 + 30 + 0.04 * 27))
+    # From the ninth of forty steps to the last whose mean is finite.
+    assert np.allclose(charts[0][0].get_ylim(), (2 + 9 - 0.04 * 19, 2 + 28 + 0.04 * 19))
 
 
 def test_a_run_that_was_never_finite_is_drawn(charts, tmp_path):
@@ -93,17 +106,16 @@ def test_runs_are_overlaid_in_their_own_colours_and_named(charts, tmp_path):
     assert (tmp_path / "charts" / "both.png").exists()
     ((by_step, by_time),) = charts
     colours = [line.get_color() for line in by_step.get_lines() if len(line.get_xdata()) > 2]
-    assert colours == ["C0", "C0", "C1", "C1"]
+    assert colours == ["C0", "C1"]  # the raw lines of several runs would hide each other
     assert switches(by_step) == [60]
-    texts = [text.get_text() for text in by_time.get_legend().get_texts()]
-    assert texts == ["lighthouse", "baseline", "switch to dense"]
+    assert legend(by_time) == ["lighthouse", "baseline", "switch to dense"]
+    assert by_time.get_legend() is None  # nothing stands on the curves
 
 
 def test_labels_replace_the_folders_names(charts, tmp_path, capsys):
     runs = [write_run(tmp_path / name, range(1, 9), 0) for name in "ab"]
     plot_tool.main([*runs, "--labels", "one", "two"])
-    texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
-    assert texts == ["one", "two"]
+    assert legend(charts[0][1]) == ["one", "two"]
     with pytest.raises(SystemExit):
         plot_tool.main([*runs, "--labels", "one"])
     assert "2 runs need as many labels, and have one" in capsys.readouterr().err
@@ -114,18 +126,45 @@ def test_held_out_losses_are_drawn_where_there_are_any(charts, tmp_path):
     both = {HELD_OUT_LOSS: 3.0, HELD_OUT_LIGHTHOUSE_LOSS: 2.0, "stage": "lighthouse"}
     write_metrics(tmp_path / "run", (8, {HELD_OUT_LOSS: 1.0, "stage": "dense"}))
     plot_tool.main([run])
-    marked = [line for line in charts[0][0].get_lines() if line.get_marker() == "o"]
-    assert [line.get_xydata().tolist() for line in marked] == [[[8.0, 1.0]], []]
+    assert marks(charts[0][0]) == [[[8.0, 1.0]], []]
     write_metrics(tmp_path / "run", (4, both), started=100.0)
     plot_tool.main([run])
-    dense, lighthouse = (line for line in charts[1][0].get_lines() if line.get_marker() == "o")
-    assert dense.get_xydata().tolist() == [[4.0, 3.0]]
-    assert lighthouse.get_xydata().tolist() == [[4.0, 2.0]]
-    assert lighthouse.get_markerfacecolor() == "none"
+    assert marks(charts[1][0]) == [[[4.0, 3.0]], [[4.0, 2.0]]]
+    _, lighthouse = (line for line in charts[1][0].get_lines() if line.get_marker() == "o")
+    assert lighthouse.get_markerfacecolor() == "white"
+
+
+def test_runs_marks_differ_in_shape(charts, tmp_path):
+    runs = [write_run(tmp_path / name, range(1, 9), 0, **{HELD_OUT_LOSS: 0.2}) for name in "ab"]
+    plot_tool.main(runs)
+    shapes = [line.get_marker() for line in charts[0][0].get_lines() if line.get_xydata().size]
+    assert shapes == ["None", "o", "None", "s"]
+
+
+def test_the_axis_is_of_what_is_left_after_the_first_fall(charts, tmp_path):
+    """Of held-out losses under dense attention too, which are far above it in the first stage."""
+    runs = [
+        write_run(
+            tmp_path / name, range(1, 101), 60, loss=lambda n, end=end: 9.0 if n <= 10 else end
+        )
+        for name, end in (("a", 1.0), ("b", 1.1))
+    ]
+    write_metrics(tmp_path / "a", (100, {HELD_OUT_LOSS: 1.2, "stage": "dense"}))
+    high = write_run(tmp_path / "c", range(1, 50), 50, loss=lambda n: 1.0, **{HELD_OUT_LOSS: 3.0})
+    plot_tool.main([*runs, high])
+    low, top = charts[0][0].get_ylim()
+    assert (low, top) == pytest.approx((1.0 - 0.04 * 0.2, 1.2 + 0.04 * 0.2))
+    edge = [line for line in charts[0][0].get_lines() if line.get_marker() == CARETUP]
+    assert any((line.get_ydata() == top).sum() == 49 for line in edge)
+
+
+def test_steps_are_whole_numbers(charts, tmp_path):
+    plot_tool.main([write_run(tmp_path / "run", range(1, 4), 0)])
+    ticks = charts[0][0].get_xticks()
+    assert np.array_equal(ticks, np.round(ticks))
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths(charts, tmp_path):
     runs = [write_run(tmp_path / name / "run", range(1, 9), 0) for name in "ab"]
     plot_tool.main(runs)
-    texts = [text.get_text() for text in charts[0][1].get_legend().get_texts()]
-    assert texts == runs
+    assert legend(charts[0][1]) == runs

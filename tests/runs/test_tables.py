@@ -38,7 +38,13 @@ def test_a_line_for_every_stage(runs):
     ]
     # The mean of 1/n over the last five steps of the last stage.
     assert lines[2]["final loss"] == "0.0068"
-    assert [line["tokens/s/GPU"] for line in lines] == ["33", "100", "100"]
+    assert [line["tokens/s/device"] for line in lines] == ["33", "100", "100"]
+
+
+def test_the_final_loss_is_the_same_in_both_tables(runs):
+    of_stages = {line["run"]: line["final loss"] for line in cells(stage_table(read_runs(runs)))}
+    totals = {line["run"]: line["final loss"] for line in cells(total_table(read_runs(runs)))}
+    assert totals == of_stages  # those of the last stages
 
 
 def test_runs_are_compared_to_the_first_at_equal_tokens(runs):
@@ -60,6 +66,11 @@ def test_the_command_prints_both_tables_and_draws(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert stage_table(read_runs(runs)) in printed
     assert total_table(read_runs(runs)) in printed
+    headings = [line for line in printed.splitlines() if line.startswith("| run")]
+    columns = {cell.strip() for line in headings for cell in line[1:-1].split("|")}
+    plain = {"run", "stage", "steps", "tokens"}
+    assert all(f"\n{column} " in printed for column in columns - plain)
+    assert "GPU" not in "".join(headings)
     assert png.read_bytes().startswith(b"\x89PNG")
 
 

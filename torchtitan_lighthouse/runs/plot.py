@@ -1,8 +1,10 @@
 """The chart of runs' losses, against steps and against time.
 
-Faint lines are the training loss of every logged step, strong ones its moving mean within a stage.
-Dots are the loss on held-out text under dense attention, rings that under Lighthouse attention.
-Dashed lines mark the switch to dense attention.
+Lines are the moving mean of the training loss within a stage; the chart of one run has every logged
+step behind it, faintly. Marks are the loss on held-out text under dense attention, of a shape for
+each run, and hollow ones that under Lighthouse attention. Dashed lines mark the switch to dense
+attention. The axis shows what is left after the first steps' fall; marks above it are carets at its
+edge.
 """
 
 from pathlib import Path
@@ -16,6 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETUP
+from matplotlib.ticker import MaxNLocator
 
 from torchtitan_lighthouse.runs.metrics import (
     HELD_OUT_LIGHTHOUSE_LOSS,
@@ -26,19 +30,23 @@ from torchtitan_lighthouse.runs.metrics import (
 from torchtitan_lighthouse.runs.summary import training_records
 
 _TIME_UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))
-_SETTLED = 0.05  # share of a run after which its loss sets the scale: the first steps dwarf it
-# Held-out losses by their metrics' names: their label, and the inside of their dots.
+_SETTLED = 0.2  # share of a run after which its loss sets the scale: the first steps dwarf it
+_MARKERS = "osD^vP*X"
+# Held-out losses by their metrics' names: their label, and the inside of their marks.
 _HELD_OUT: dict[str, tuple[str, str | None]] = {
     HELD_OUT_LOSS: ("held-out text", None),
-    HELD_OUT_LIGHTHOUSE_LOSS: ("the same under Lighthouse attention", "none"),
+    HELD_OUT_LIGHTHOUSE_LOSS: ("the same under Lighthouse attention", "white"),
 }
 
 
 class Curve(NamedTuple):
     """One run: float arrays with an entry per logged step, and the first index of each stage.
 
-    ``held_out`` has the two held-out losses by their metrics' names, NaN where the run did not
-    validate.
+    Attributes:
+        held_out: the two held-out losses by their metrics' names, NaN where the run did not
+            validate.
+        switches: the first index of each stage but the first.
+        dense: whether the step is of a dense stage.
     """
 
     label: str
@@ -48,6 +56,7 @@ class Curve(NamedTuple):
     mean: np.ndarray
     held_out: dict[str, np.ndarray]
     switches: list[int]
+    dense: np.ndarray
 
 
 def plot(runs: dict[str, list[dict[str, Any]]], out: Path, smooth: int | None = None) -> None:
@@ -75,46 +84,62 @@ def _curve(label: str, records: list[dict[str, Any]], window: int) -> Curve:
         mean=np.concatenate(parts),
         held_out={name: np.array([r.get(name, np.nan) for r in records]) for name in _HELD_OUT},
         switches=switches,
+        dense=np.array([stage == "dense" for stage in stages]),
     )
 
 
 def _draw(curves: list[Curve], out: Path) -> None:
     longest = max(c.seconds[-1] for c in curves)
     unit, length = [u for u in _TIME_UNITS if u[1] == 1 or longest > 3 * u[1]][-1]
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True, layout="constrained")
+    panels[0].set(xlabel="step", ylabel="loss (nats per token)", ylim=_scale(curves))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].set(xlabel=f"training time ({unit})")
     for axes in panels:
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     for i, curve in enumerate(curves):
-        _draw_curve(panels[0], curve, curve.steps, f"C{i}", alone=len(curves) == 1)
-        _draw_curve(panels[1], curve, curve.seconds / length, f"C{i}", alone=len(curves) == 1)
-    panels[0].set(xlabel="step", ylabel="loss (nats per token)", ylim=_scale(curves))
-    panels[1].set(xlabel=f"training time ({unit})")
-    panels[1].legend(handles=_legend(curves), frameon=False)
+        style: dict[str, Any] = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)]}
+        _draw_curve(panels[0], curve, curve.steps, alone=len(curves) == 1, **style)
+        _draw_curve(panels[1], curve, curve.seconds / length, alone=len(curves) == 1, **style)
+    handles = _legend(curves)
+    columns = min(len(handles), 4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     plt.close(figure)
 
 
-def _draw_curve(axes: Axes, curve: Curve, x: np.ndarray, colour: str, *, alone: bool) -> None:
-    axes.plot(x, curve.loss, color=colour, alpha=0.2, linewidth=0.8)
-    axes.plot(x, curve.mean, color=colour, linewidth=1.8)
-    ink = "black" if alone else colour
+def _draw_curve(
+    axes: Axes, curve: Curve, x: np.ndarray, *, alone: bool, color: str, marker: str
+) -> None:
+    if alone:
+        axes.plot(x, curve.loss, color=color, alpha=0.15, linewidth=0.6)
+    axes.plot(x, curve.mean, color=color, linewidth=1.8)
+    top = axes.get_ylim()[1]
+    ink = "black" if alone else color
     for name, (_, fill) in _HELD_OUT.items():
         loss = curve.held_out[name]
-        x_there, loss_there = x[np.isfinite(loss)], loss[np.isfinite(loss)]
-        axes.plot(x_there, loss_there, "o-", color=ink, mfc=fill, markersize=3, linewidth=0.6)
+        there, above = np.isfinite(loss), loss > top
+        marks: dict[str, Any] = {"color": ink, "linestyle": "none", "markersize": 4.5, "zorder": 3}
+        axes.plot(x[there], loss[there], marker=marker, mfc=fill, **marks)
+        axes.plot(x[above], np.full(above.sum(), top), marker=CARETUP, mfc=fill, **marks)
     for switch in curve.switches:
-        axes.axvline(x[switch], color=colour, linestyle="--", linewidth=1)
+        axes.axvline(x[switch], color=color, linestyle="--", linewidth=1)
 
 
 def _legend(curves: list[Curve]) -> list[Line2D]:
-    entries = [Line2D([], [], color=f"C{i}", label=c.label) for i, c in enumerate(curves)]
+    entries = []
+    for i, curve in enumerate(curves):
+        has_marks = len(curves) > 1 and np.isfinite(curve.held_out[HELD_OUT_LOSS]).any()
+        marker = _MARKERS[i % len(_MARKERS)] if has_marks else None
+        style: dict[str, Any] = {"color": f"C{i}", "marker": marker, "markersize": 4.5}
+        entries.append(Line2D([], [], label=curve.label, **style))
     for name, (label, fill) in _HELD_OUT.items():
         if any(np.isfinite(c.held_out[name]).any() for c in curves):
-            marks = Line2D([], [], color="black", marker="o", mfc=fill, markersize=3, label=label)
-            entries.append(marks)
+            marks: dict[str, Any] = {"color": "black", "marker": "o", "mfc": fill}
+            entries.append(Line2D([], [], label=label, linestyle="none", markersize=4.5, **marks))
     if any(c.switches for c in curves):
         entries.append(Line2D([], [], color="0.4", linestyle="--", label="switch to dense"))
     return entries
@@ -128,10 +153,21 @@ def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _scale(curves: list[Curve]) -> tuple[float, float]:
-    """The limits of the loss axis; a diverged run sets them by its finite losses."""
-    settled = np.concatenate([c.loss[int(len(c.loss) * _SETTLED) :] for c in curves])
+    """The limits of the loss axis; a diverged run sets them by its finite losses.
+
+    A model of the Lighthouse stage is worse under dense attention by more than runs differ, so its
+    held-out losses there set no limit.
+    """
+    settled = np.concatenate([_settled(curve) for curve in curves])
     settled = settled[np.isfinite(settled)]
     if not settled.size:
         return 0.0, 1.0
     margin = 0.04 * (np.ptp(settled) or 1.0)
     return settled.min() - margin, settled.max() + margin
+
+
+def _settled(curve: Curve) -> np.ndarray:
+    begun = int(len(curve.loss) * _SETTLED)
+    held_out = np.where(curve.dense, curve.held_out[HELD_OUT_LOSS], np.nan)
+    kinds = (curve.mean, held_out, curve.held_out[HELD_OUT_LIGHTHOUSE_LOSS])
+    return np.concatenate([values[begun:] for values in kinds])

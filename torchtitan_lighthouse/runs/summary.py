@@ -40,8 +40,9 @@ def training_records(records: Records) -> Records:
 
 
 def final_loss(records: Records) -> float:
-    """Mean training loss of the last tenth."""
-    losses = [record[LOSS] for record in training_records(records)]
+    """Mean training loss of the last tenth of the last stage."""
+    records = training_records(records)
+    losses = [record[LOSS] for record in records if record["stage"] == records[-1]["stage"]]
     return statistics.fmean(losses[-max(1, len(losses) // 10) :])
 
 

@@ -7,13 +7,24 @@ from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS, training_seconds
 from torchtitan_lighthouse.runs.summary import Records
 
+NOTES = """\
+first loss        training loss of the stage's first logged step
+final loss        mean training loss of the stage's last tenth; of a run, of its last stage's
+tokens/s/device   median over the logged steps
+peak GiB          the most memory of one device; without a GPU, of one process
+held-out          last loss on held-out text, under dense attention
+over first        held-out loss over that of the first run
+spike             highest of 20 logged losses after the switch, over the mean of 20 before it
+steps to recover  from the switch until a mean of 20 logged steps is down to the mean before it
+minutes           all that the run does, saving and validation included
+speed-up          of the first run's time to the number of tokens that both have seen
+"""
+"""What the columns of both tables are."""
+
 
 def stage_table(runs: dict[str, Records]) -> str:
-    """One line per stage of each run.
-
-    The first loss is that of one step, the final one the mean of the stage's last tenth.
-    """
-    rows = [("run", "stage", "steps", "first loss", "final loss", "tokens/s/GPU", "peak GiB")]
+    """One line per stage of each run."""
+    rows = [("run", "stage", "steps", "first loss", "final loss", "tokens/s/device", "peak GiB")]
     for name, records in runs.items():
         for stage, group in groupby(summary.training_records(records), key=lambda r: r["stage"]):
             part = list(group)
@@ -33,10 +44,6 @@ def stage_table(runs: dict[str, Records]) -> str:
 
 def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
     """One line per run: what it came to, what the switch cost, and how long it took.
-
-    The final loss is the mean of the last tenth. Held-out losses are under dense attention. Minutes
-    count all that a run does, saving and validation included. The speed-up is the ratio of the
-    times to the same number of tokens, the most that both have seen.
 
     Args:
         to_loss: also show the minutes to this training loss.

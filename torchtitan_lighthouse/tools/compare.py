@@ -7,7 +7,7 @@ others are compared to the first. Writes the chart of torchtitan_lighthouse plot
 ``pip install .[plot]``, and ``wandb`` for its runs.
 """
 
-from torchtitan_lighthouse.runs.tables import stage_table, total_table
+from torchtitan_lighthouse.runs.tables import NOTES, stage_table, total_table
 from torchtitan_lighthouse.tools.runs import build_parser, draw, parse_and_read
 
 
@@ -18,6 +18,7 @@ def main(args: list[str] | None = None) -> None:
     options, runs = parse_and_read(parser, args)
     print(stage_table(runs))
     print(total_table(runs, options.to_loss))
+    print(NOTES)
     print(f"Loss curves: {draw(options, runs)}")
 
 
