@@ -92,7 +92,7 @@ def test_measured_peak_of_two_ranks(name, fields, active):
 
 @pytest.mark.parametrize("precision", ["float32", "autocast"])
 @pytest.mark.parametrize("lighthouse", [True, False], ids=["lighthouse", "dense"])
-@pytest.mark.parametrize("name", ["none", "every-2nd-layer", "selective"])
+@pytest.mark.parametrize("name", ["none", "every-2nd-layer", "selective", "attention"])
 def test_blocks_keep_what_the_compiler_keeps(tmp_path, name, lighthouse, precision):
     job_config = parse(
         tmp_path,
@@ -130,7 +130,12 @@ def test_blocks_keep_what_the_compiler_keeps(tmp_path, name, lighthouse, precisi
         casts=casts,
         compiled=True,
     )
-    modes = {"none": ["none"] * 4, "every-2nd-layer": ["none", "full"] * 2, "selective": ["op"] * 4}
+    modes = {
+        "none": ["none"] * 4,
+        "every-2nd-layer": ["none", "full"] * 2,
+        "selective": ["op"] * 4,
+        "attention": ["attention"] * 4,
+    }
     # S = 256/4 + 2·2·16 in the two middle layers.
     rows = [512, 256, 256, 512] if lighthouse else [512] * 4
     expected = sum(sum(block.kept(512, *layer)) for layer in zip(rows, modes[name], strict=True))
@@ -159,6 +164,8 @@ def test_a_lighthouse_block_keeps_s_rows_of_attention():
     assert dense == (2 * unit, 6 * unit, 5.5 * unit)
     assert lighthouse == (2 * unit, 3.75 * unit, 5.5 * unit)
     assert block.kept(98_304, 18_432, "full") == (2 * unit, 0, 0)
+    assert block.kept(98_304, 98_304, "attention") == (2 * unit, unit, 0)
+    assert block.kept(98_304, 18_432, "attention") == (2 * unit, 0.1875 * unit, 0)
 
 
 def test_parameters_and_optimizer_are_those_of_the_model():
@@ -187,6 +194,21 @@ def test_context_parallel_divides_the_tokens():
     halves = peak(paper_job(**FULL, parallelism__context_parallel_degree=2), 2).parts
     assert halves["kept by blocks: input"] == whole["kept by blocks: input"] / 2
     assert halves["optimizer"] == 4 * whole["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("way", "tensors"),
+    [("ring", 1 + 2 + 2 * 2), ("allgather", 1)],
+    ids=["ring", "one-gather"],
+)
+def test_only_a_compiled_ring_keeps_keys_and_values_of_all_ranks(way, tensors):
+    # SDPA's output; the ring's own k and v as it sends them, and those of two ranks.
+    fields = {"selective_ac_option": "attention", "mode": "selective"}
+    fields = {f"activation_checkpoint__{name}": value for name, value in fields.items()}
+    job_config = paper_job(**fields, **DENSE, parallelism__context_parallel_degree=2)
+    job_config.parallelism.context_parallel_attention = way
+    parts = peak(job_config, 2).parts
+    assert parts["kept by blocks: attention"] == 30 * tensors * 98_304 // 2 * 1024 * 2
 
 
 def test_the_paper_s_vocabulary_peaks_at_the_loss():
@@ -250,6 +272,7 @@ def test_what_is_not_modelled_is_refused(fields, gpus, message):
 def test_the_script_prints_every_stage_and_the_largest_seq_len(capsys):
     memory_tool.main([str(PAPER), "--gpus", "8", "--gpu-gib", "80", "--training.seq_len", "49152"])
     lines = capsys.readouterr().out.splitlines()
+    assert any("the fastest that fits is" in line for line in lines)
     assert [line.split(":")[0] for line in lines if "stage" in line] == [
         "lighthouse stage, 49,152 tokens, 8 GPUs",
         "dense stage, 49,152 tokens, 8 GPUs",

@@ -9,14 +9,16 @@ stream, c of the others. Without checkpointing a compiled dense block keeps::
     feed-forward    normed input c·T·d; two branches and their product 3·c·T·f
 
 A Lighthouse block has R = S and keeps its scattered output, c·T·q, too. With context parallel a
-block keeps the k and v of all W ranks, 2·W·c·R·kv, if the ring gathers them. Without compile the
-residual stream, r·T·d, takes the projection's place, silu's result is kept, the ring gathers again
-in the backward, and autocast keeps a normed input once for each matrix that it meets.
+block keeps the k and v of all W ranks, 2·W·c·R·kv, if the ring gathers them; attention by one
+gather keeps nothing of other ranks. Without compile the residual stream, r·T·d, takes the
+projection's place, silu's result is kept, the ring gathers again in the backward, and autocast
+keeps a normed input once for each matrix that it meets.
 
 The backward recomputes what was not kept, and holds gradients. Most are alive either in the
 feed-forward, three of width f, or in attention, when what the feed-forward kept is free again:
-those of q, k and v, with the float32 copies of RoPE or what torch's ring attention sends and
-receives: the float32 gradients of k and v, which compile sums where they are sent from.
+those of q, k and v, with what RoPE works in, float32 without compile, or what ranks send and
+receive: in torch's ring the float32 gradients of k and v, which compile sums where they are sent
+from; by one gather k, v and, twice, their gradients, of all ranks.
 
 The kept tensors are those of torch 2.11 to 2.13. The gradients are an upper bound, by less than one
 tensor of width f: when each is freed is up to torch.compile. Left out are tables of less than 3% of
@@ -26,7 +28,7 @@ c·T·d: log-sum-exps, reciprocal norms, the selection.
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Checkpointing = Literal["none", "op", "full"]
+Checkpointing = Literal["none", "op", "attention", "full"]
 
 _FLOAT32 = 4
 
@@ -53,6 +55,7 @@ class Block:
         tensor_parallel: the ranks that divide the residual stream between them.
         context_parallel: W, the ranks that share a sequence.
         all_gathers: whether the ring gathers k and v of all ranks, or passes them on one by one.
+        one_gather: whether there is no ring (see ``attention.all_gather``).
     """
 
     dim: int
@@ -66,6 +69,7 @@ class Block:
     tensor_parallel: int = 1
     context_parallel: int = 1
     all_gathers: bool = True
+    one_gather: bool = False
 
     def tensors(self, tokens: int, rows: int) -> Tensors:
         """What the block keeps without checkpointing.
@@ -94,8 +98,9 @@ class Block:
     def kept(self, tokens: int, rows: int, checkpointing: Checkpointing) -> Tensors:
         """What the block keeps from its forward to its backward.
 
-        "op" saves SDPA's output and the gathered rows, and every second matrix product: those of
-        wq, wv, w1 and w2. torch.compile drops the ones that the backward does not need.
+        "attention" saves SDPA's output; a compiled ring all that its backward reads. "op" saves the
+        gathered rows too, and every second matrix product: those of wq, wv, w1 and w2.
+        torch.compile drops the ones that the backward does not need.
         """
         everything = self.tensors(tokens, rows)
         if checkpointing == "none":
@@ -103,6 +108,11 @@ class Block:
         if checkpointing == "full":
             return Tensors(everything.input, 0, 0)
         attention = self._width(self.query, rows)
+        if self.compiled:
+            attention += self._of_all_ranks(rows)
+        if checkpointing == "attention":
+            own = self._width(2 * self.key, rows) if self.compiled and self._has_ring else 0
+            return Tensors(everything.input, attention + own, 0)
         feed_forward = self._width(self.ffn, tokens)
         lighthouse = rows != tokens
         if lighthouse:
@@ -127,14 +137,19 @@ class Block:
     def _attention_gradients(self, tokens: int, rows: int) -> int:
         """Those of its output and of q, k and v, and what RoPE or the ring works in."""
         gradients = self._width(2 * self.query + 2 * self.key, tokens)
-        rope = 2 * _FLOAT32 * tokens * self.query
-        return gradients + max(rope, self._ring(rows))
+        rope = (
+            self._width(self.query, tokens) if self.compiled else 4 * _FLOAT32 * tokens * self.query
+        )
+        return gradients + max(rope, self._across_ranks(rows))
 
-    def _ring(self, rows: int) -> int:
-        """What torch's ring attention holds beside the gradients of one rank's q, k and v."""
+    def _across_ranks(self, rows: int) -> int:
+        """What attention across ranks holds beside the gradients of one rank's q, k and v."""
         if self.context_parallel == 1:
             return 0
         keys_and_values = 2 * rows * self.key
+        if self.one_gather:
+            sums = _FLOAT32 * (rows * self.query + keys_and_values)
+            return sums + 3 * self.context_parallel * keys_and_values * self.element
         sent_and_received = 2 * _FLOAT32 * keys_and_values
         if self.compiled:
             return sent_and_received
@@ -144,9 +159,13 @@ class Block:
 
     def _of_all_ranks(self, rows: int) -> int:
         """k and v of the ranks that share a sequence, where the ring gathers them."""
-        if self.context_parallel == 1 or not self.all_gathers:
+        if not self._has_ring or not self.all_gathers:
             return 0
         return self.context_parallel * self._width(2 * self.key, rows)
+
+    @property
+    def _has_ring(self) -> bool:
+        return self.context_parallel > 1 and not self.one_gather
 
     def _residual(self, tokens: int) -> int:
         return tokens * self.dim * self.residual_element // self.tensor_parallel

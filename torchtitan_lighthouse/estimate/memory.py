@@ -9,8 +9,9 @@ What is inexact, and why:
 - It counts live tensors. PyTorch's allocator reserves more, up to an eighth in what was measured,
   because freed memory does not fit every later tensor. The CUDA context and NCCL's buffers come on
   top of both.
-- Tensor parallel, DDP, and context parallel without compile or with ``alltoall`` are counted from
-  the sources of torch 2.11 to 2.13, and not measured.
+- Tensor parallel, DDP, and context parallel without compile, with ``alltoall``, by one gather or
+  under selective checkpointing are counted from the sources of torch 2.11 to 2.13, and not
+  measured.
 - Validation is left out. It can be the peak, for ``validation.local_batch_size`` and
   ``validation.seq_len`` are its own.
 - Tokens and labels are left out, and what ``activations`` leaves out.
@@ -95,6 +96,7 @@ class MemoryModel:
             tensor_parallel=dims.tp,
             context_parallel=dims.cp,
             all_gathers=job_config.parallelism.context_parallel_rotate_method == "allgather",
+            one_gather=job_config.parallelism.context_parallel_attention == "allgather",
         )
 
     @property
@@ -230,8 +232,8 @@ class MemoryModel:
         section = self._job.activation_checkpoint
         if section.mode != "selective":
             return "full" if section.mode == "full" else "none"
-        if section.selective_ac_option == "op":
-            return "op"
+        if section.selective_ac_option in ("op", "attention"):
+            return section.selective_ac_option
         every = int(section.selective_ac_option)
         return "full" if not every or (layer + 1) % every == 0 else "none"
 

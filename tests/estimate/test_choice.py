@@ -1,0 +1,52 @@
+"""The fastest activation checkpointing that fits is named, and the job can be set to it."""
+
+import pytest
+
+from tests.estimate.test_memory import GIB, PAPER, SHORT, paper_job, peak
+from torchtitan_lighthouse.estimate.choice import FORMS, fastest, peaks
+from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.tools.memory import main
+
+
+@pytest.fixture(scope="module")
+def of_forms():
+    return peaks(paper_job())
+
+
+def test_peaks_are_those_of_jobs_that_are_set_to_each_form(of_forms):
+    for form, fields in FORMS.items():
+        job_config = paper_job(**{f"activation_checkpoint__{k}": v for k, v in fields.items()})
+        job_config.lighthouse.two_stage_trainer = True
+        check_job(job_config)
+        assert peak(job_config).total == of_forms[form]
+
+
+def test_what_is_faster_keeps_more(of_forms):
+    sizes = [of_forms[form] for form in ("none", "op", "attention", "full")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert of_forms["attention"] < 1.2 * of_forms["full"]
+
+
+@pytest.mark.parametrize(
+    ("gib", "form"), [(139, "none"), (64, "op"), (24, "attention"), (20.5, "full"), (15, None)]
+)
+def test_fastest_that_fits_with_what_the_allocator_reserves(of_forms, gib, form):
+    assert fastest(of_forms, gib * GIB) == form
+
+
+def test_the_largest_stage_decides():
+    one, two = paper_job(**SHORT), paper_job(**SHORT, lighthouse__steps=10_000)
+    assert peaks(one)["attention"] < peaks(two)["attention"]
+
+
+@pytest.mark.parametrize(
+    ("gib", "words"),
+    [("64", "is op: --activation_checkpoint.mode selective"), ("15", "none fits")],
+)
+def test_the_tool_prints_every_form_and_the_options_of_one(capsys, gib, words):
+    options = ["--lighthouse.steps", "-1", "--training.global_batch_size", "1"]
+    main([str(PAPER), "--gpu-gib", gib, "--model.flavor", "530M_byte", *options])
+    printed = capsys.readouterr().out
+    assert words in printed
+    for form in FORMS:
+        assert f"  {form}\n" in printed
