@@ -92,7 +92,8 @@ def _cut_file(file: CorpusFile, longest: int) -> list[Section]:
 def _row_groups(file: Path) -> list[Section]:
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+    # A name that is no UTF-8 is a ValueError.
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RefusalError(f"{file} is no parquet file: {error}") from error
     columns = {field.name: str(field.type) for field in parquet.schema_arrow}
     if columns.get("text") not in ("string", "large_string"):
