@@ -1,9 +1,7 @@
 """Two-stage training: ``torchrun --nproc-per-node N -m torchtitan_lighthouse.train
 --job.config_file X.toml``; every field of the TOML file is also an option of the command line."""
 
-import os
 import sys
-import time
 from unittest import mock
 
 import torchtitan.train
@@ -33,10 +31,6 @@ def main() -> None:
     except RefusalError as error:
         if not handler.torchrun_shows_it:
             print(f"torchtitan_lighthouse.train: {error}", file=sys.stderr)
-        elif os.environ.get("LOCAL_RANK", "0") != "0":
-            # The ranks of a host have the same to say: torchrun shows those that end first, and
-            # ends the others.
-            time.sleep(5)
         sys.exit(REFUSED)
 
 

@@ -3,14 +3,17 @@
 import json
 import os
 import time
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from torchtitan_lighthouse.refusal import RefusalError
 
+_PATIENCE_SECONDS = 5.0
+
 
 class RefusalHandler(ErrorHandler):
-    """torch's, which tells a refusal by its message alone: a traceback would hide it."""
+    """torch's, which tells a refusal by its message alone, and once for the ranks of a host."""
 
     @property
     def torchrun_shows_it(self) -> bool:
@@ -18,9 +21,18 @@ class RefusalHandler(ErrorHandler):
 
     def record_exception(self, error: BaseException) -> None:
         if isinstance(error, RefusalError):
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                self._leave_it_to_the_first()
             record_message(str(error))
         else:
             super().record_exception(error)
+
+    def _leave_it_to_the_first(self) -> None:
+        """Wait to be ended by torchrun, which does that when the first rank has ended."""
+        if path := self._get_error_file_path():
+            # torchtitan's own handler has told it with a traceback.
+            Path(path).unlink(missing_ok=True)
+            time.sleep(_PATIENCE_SECONDS)
 
 
 def record_message(message: str) -> None:
