@@ -17,6 +17,7 @@ from torchtitan_lighthouse.titan.checks import (
 )
 from torchtitan_lighthouse.titan.checks.stages import check_single_stage
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
+from torchtitan_lighthouse.titan.components.loss import build_loss
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.components.validate import build_validator
@@ -34,6 +35,7 @@ def get_train_spec() -> TrainSpec:
         parallelize_fn=parallelize_lighthouse,
         build_tokenizer_fn=_build_tokenizer,
         build_dataloader_fn=build_dataloader,
+        build_loss_fn=build_loss,
         build_validator_fn=build_validator,
         build_metrics_processor_fn=build_metrics_processor,
         state_dict_adapter=LighthouseStateDictAdapter,

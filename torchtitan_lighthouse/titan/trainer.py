@@ -18,6 +18,7 @@ from torchtitan.train import Trainer
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
+from torchtitan_lighthouse.titan.components.loss import LayoutFreeLoss
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.config.command_line import LAUNCH
 from torchtitan_lighthouse.titan.error_file import record_message
@@ -44,6 +45,7 @@ class LighthouseTrainer(Trainer):
     """
 
     checkpointer: LighthouseCheckpointManager
+    loss_fn: LayoutFreeLoss
 
     def __init__(self, job_config: JobConfig) -> None:
         if (step := finished_step(job_config)) is not None:
@@ -104,6 +106,19 @@ class LighthouseTrainer(Trainer):
             self._enter(stage)
             super().train_step(data_iterator)
             self._set_timeouts(self.job_config.comm.train_timeout_seconds)
+
+    def forward_backward_step(
+        self,
+        *,
+        input_dict: dict[str, torch.Tensor],
+        labels: torch.Tensor,
+        global_valid_tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        if self.parallel_dims.pp_enabled:
+            self.loss_fn.gradient_scale = 1 / global_valid_tokens
+        return super().forward_backward_step(
+            input_dict=input_dict, labels=labels, global_valid_tokens=global_valid_tokens
+        )
 
     def _enter(self, stage: Stage) -> None:
         logger.info(f"Step {self.step}: training with {_NAMES[stage]}")

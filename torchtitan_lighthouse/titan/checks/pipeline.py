@@ -1,0 +1,138 @@
+"""What pipeline parallelism needs of a job."""
+
+from math import ceil
+
+from torchtitan.config import JobConfig
+from torchtitan.distributed.pipeline_parallel import generate_llm_fqn_per_model_part
+
+from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+
+_ONE_STAGE = ("1F1B", "GPipe")
+_ZERO_BUBBLE = ("InterleavedZeroBubble", "ZBVZeroBubble")
+_SCHEDULES = (*_ONE_STAGE, "Interleaved1F1B", "LoopedBFS", *_ZERO_BUBBLE)
+"""torchtitan's but for DualPipeV, which is for experts, and whose loss is not where it is logged."""
+
+
+def check_pipeline(job_config: JobConfig) -> None:
+    """Refuse what torchtitan refuses late, hangs in, or trains with another gradient.
+
+    Raises:
+        RefusalError: names the field and what would work.
+    """
+    layout = job_config.parallelism
+    degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
+    if degree == 1:
+        return
+    if not job_config.lighthouse.two_stage_trainer:
+        raise RefusalError(
+            f"parallelism.pipeline_parallel_degree = {degree}: torchtitan's own trainer does not "
+            "divide the gradient by the step's tokens under pipeline parallelism: launch "
+            "-m torchtitan_lighthouse.train"
+        )
+    if layout.pipeline_parallel_schedule_csv:
+        raise refusal(
+            "parallelism.pipeline_parallel_schedule_csv",
+            repr(layout.pipeline_parallel_schedule_csv),
+            "is not supported; leave it out and name a pipeline_parallel_schedule",
+        )
+    if schedule not in _SCHEDULES:
+        rule = "is no schedule that this package trains with"
+        raise refusal(
+            "parallelism.pipeline_parallel_schedule", repr(schedule), rule, *_SCHEDULES
+        )
+    if schedule in _ZERO_BUBBLE:
+        _check_zero_bubble(job_config)
+    microbatches = _check_microbatches(job_config)
+    _check_stages(job_config)
+    validation = job_config.validation
+    if validation.enable and validation.local_batch_size % microbatches:
+        rule = (
+            f"must be a multiple of the {microbatches} microbatches of training "
+            "(training.local_batch_size / parallelism.pipeline_parallel_microbatch_size)"
+        )
+        size = validation.local_batch_size
+        raise refusal(
+            "validation.local_batch_size", size, rule, *multiples(size, microbatches)
+        )
+
+
+def _check_zero_bubble(job_config: JobConfig) -> None:
+    """These run the backward in two parts, which neither graphs nor checkpoints can do."""
+    schedule = job_config.parallelism.pipeline_parallel_schedule
+    compiled = job_config.compile.enable and "model" in job_config.compile.components
+    mode = job_config.activation_checkpoint.mode
+    others = [name for name in _SCHEDULES if name not in _ZERO_BUBBLE]
+    if compiled or mode != "none":
+        working = 'compile.enable = false and activation_checkpoint.mode = "none"'
+    elif job_config.validation.enable and schedule == "ZBVZeroBubble":
+        working = "validation.enable = false"
+    else:
+        return
+    raise refusal(
+        "parallelism.pipeline_parallel_schedule",
+        repr(schedule),
+        f"needs {working}",
+        *others,
+    )
+
+
+def _check_microbatches(job_config: JobConfig) -> int:
+    """The number of microbatches."""
+    layout, batch = job_config.parallelism, job_config.training.local_batch_size
+    degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
+    size = layout.pipeline_parallel_microbatch_size
+    if batch % size:
+        rule = f"must be a multiple of parallelism.pipeline_parallel_microbatch_size = {size}"
+        raise refusal("training.local_batch_size", batch, rule, *multiples(batch, size))
+    microbatches = batch // size
+    if schedule == "1F1B" and microbatches < degree:
+        rule = (
+            f"must give 1F1B a microbatch of {size} for each of the {degree} stages "
+            "(parallelism.pipeline_parallel_microbatch_size, pipeline_parallel_degree)"
+        )
+        raise refusal("training.local_batch_size", batch, rule, size * degree)
+    rounds = max(1, microbatches // degree)
+    if schedule in ("Interleaved1F1B", "InterleavedZeroBubble") and microbatches % rounds:
+        rule = (
+            f"gives {schedule} {microbatches} microbatches, which must be a multiple of the "
+            f"{degree} ranks of parallelism.pipeline_parallel_degree, or fewer"
+        )
+        unit = size * degree
+        raise refusal("training.local_batch_size", batch, rule, *multiples(batch, unit))
+    return microbatches
+
+
+def _check_stages(job_config: JobConfig) -> None:
+    """A stage, or as many as the schedule wants, of at least one layer for each rank."""
+    layout, layers = job_config.parallelism, FLAVORS[job_config.model.flavor].n_layers
+    degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
+    if layout.module_fqns_per_model_part is not None:
+        raise RefusalError(
+            "parallelism.module_fqns_per_model_part is not supported: leave it out, and set "
+            "parallelism.pipeline_parallel_layers_per_stage"
+        )
+    ends = (
+        layout.pipeline_parallel_first_stage_less_layers,
+        layout.pipeline_parallel_last_stage_less_layers,
+    )
+    stages = degree * (1 if schedule in _ONE_STAGE else 2)
+    if (per_stage := layout.pipeline_parallel_layers_per_stage) is not None:
+        stages = ceil((layers + sum(ends)) / per_stage)
+        of_a_rank = stages / degree
+        if schedule in _ONE_STAGE:
+            right = of_a_rank == 1
+        elif schedule == "ZBVZeroBubble":
+            right = of_a_rank == 2
+        else:
+            right = of_a_rank >= 2 and stages % degree == 0
+        if not right:
+            rule = (
+                f"makes {stages} stages of {layers} layers, and {schedule} on {degree} ranks "
+                "does not take so many; leave it out"
+            )
+            raise refusal("parallelism.pipeline_parallel_layers_per_stage", per_stage, rule)
+    try:
+        generate_llm_fqn_per_model_part(stages, layers, *ends)
+    except ValueError as error:
+        raise RefusalError(f"parallelism.pipeline_parallel_degree = {degree}: {error}") from None
