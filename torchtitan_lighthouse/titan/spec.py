@@ -15,9 +15,9 @@ from torchtitan_lighthouse.titan.checks import (
     check_position,
     check_tokenizer,
 )
-from torchtitan_lighthouse.titan.checks.stages import check_single_stage
+from torchtitan_lighthouse.titan.checks.stock_trainer import check_stock_trainer
 from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
-from torchtitan_lighthouse.titan.components.loss import build_loss
+from torchtitan_lighthouse.titan.components.loss import layout_free
 from torchtitan_lighthouse.titan.components.metrics import build_metrics_processor
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.components.validate import build_validator
@@ -35,7 +35,6 @@ def get_train_spec() -> TrainSpec:
         parallelize_fn=parallelize_lighthouse,
         build_tokenizer_fn=_build_tokenizer,
         build_dataloader_fn=build_dataloader,
-        build_loss_fn=build_loss,
         build_validator_fn=build_validator,
         build_metrics_processor_fn=build_metrics_processor,
         state_dict_adapter=LighthouseStateDictAdapter,
@@ -57,10 +56,16 @@ def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
 
 
 def spec_with(tokenizer: BaseTokenizer) -> Callable[[str], TrainSpec]:
-    """What torchtitan finds a model's spec by, with a tokenizer that is built and checked."""
+    """What ``LighthouseTrainer`` finds a model's spec by: with a tokenizer that is built and
+    checked, and a loss whose gradient no layout of the ranks scales."""
 
     def get_spec(name: str) -> TrainSpec:
-        return replace(registered_spec(name), build_tokenizer_fn=lambda job_config: tokenizer)
+        spec = registered_spec(name)
+        return replace(
+            spec,
+            build_tokenizer_fn=lambda job_config: tokenizer,
+            build_loss_fn=layout_free(spec.build_loss_fn),
+        )
 
     return get_spec
 
@@ -68,5 +73,5 @@ def spec_with(tokenizer: BaseTokenizer) -> Callable[[str], TrainSpec]:
 def _build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
     """For torchtitan's own trainer; ``LighthouseTrainer`` comes with its tokenizer."""
     tokenizer = build_checked_tokenizer(job_config)
-    check_single_stage(job_config)
+    check_stock_trainer(job_config)
     return tokenizer

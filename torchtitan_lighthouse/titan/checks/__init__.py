@@ -14,7 +14,7 @@ from torchtitan_lighthouse.titan.checks.data import check_data
 from torchtitan_lighthouse.titan.checks.hf_weights import check_hf_weights
 from torchtitan_lighthouse.titan.checks.metrics import check_metrics
 from torchtitan_lighthouse.titan.checks.model import check_model
-from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism
+from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism, check_sequence_lengths
 from torchtitan_lighthouse.titan.checks.position import check_position
 from torchtitan_lighthouse.titan.checks.resume import check_resume
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
@@ -39,6 +39,7 @@ def check_job(job_config: JobConfig) -> None:
     check_stages(job_config)
     check_schedule(job_config)
     check_attention(job_config)
+    check_sequence_lengths(job_config)
     check_activation_checkpointing(job_config)
     check_metrics(job_config)
     check_resume(job_config)

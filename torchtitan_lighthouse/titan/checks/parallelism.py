@@ -1,25 +1,38 @@
 """Layouts of the ranks."""
 
-from torchtitan.config import JobConfig
+import os
+from math import prod
 
-from torchtitan_lighthouse.refusal import RefusalError, refusal
+from torchtitan.config import JobConfig
+from torchtitan.config.job_config import Parallelism
+
+from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+from torchtitan_lighthouse.titan.checks.pipeline import check_pipeline
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
+
+_DEGREES = ("data_parallel_replicate", "context_parallel", "tensor_parallel", "pipeline_parallel")
 
 
 def check_parallelism(job_config: JobConfig) -> None:
-    model_args = model_args_of(job_config)
-    parallelism = job_config.parallelism
-    balancer = parallelism.context_parallel_load_balancer
+    """Refuse what torchtitan refuses late or trains otherwise."""
+    layout = job_config.parallelism
+    for kind in ("expert_parallel", "expert_tensor_parallel"):
+        if (degree := getattr(layout, f"{kind}_degree")) != 1:
+            raise refusal(f"parallelism.{kind}_degree", degree, "must be 1: there are no experts")
+    _check_world(layout)
+    _check_tensor_parallel(job_config)
+    check_pipeline(job_config)
+    balancer = layout.context_parallel_load_balancer
     if (
-        parallelism.context_parallel_degree > 1
-        and model_args.attn_type == "sdpa"
+        layout.context_parallel_degree > 1
+        and model_args_of(job_config).attn_type == "sdpa"
         and balancer != "headtail"
     ):
         raise RefusalError(
             f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
             "order in which SDPA takes the pieces of a sequence"
         )
-    attention = parallelism.context_parallel_attention
+    attention = layout.context_parallel_attention
     if attention not in ("ring", "allgather"):
         raise refusal(
             "parallelism.context_parallel_attention",
@@ -27,3 +40,59 @@ def check_parallelism(job_config: JobConfig) -> None:
             "is no way to attend across ranks",
             *("ring", "allgather"),
         )
+
+
+def _check_world(layout: Parallelism) -> None:
+    """All ranks have a place, and torchtitan a way to lay them out."""
+    degrees = {f"{kind}_degree": getattr(layout, f"{kind}_degree") for kind in _DEGREES}
+    sharding = layout.data_parallel_shard_degree
+    if "WORLD_SIZE" in os.environ:
+        ranks, placed = int(os.environ["WORLD_SIZE"]), prod(degrees.values())
+        if ranks % placed or sharding not in (-1, ranks // placed):
+            product = " · ".join(f"{name} = {degree}" for name, degree in degrees.items())
+            raise RefusalError(
+                f"parallelism: {product} · data_parallel_shard_degree = {sharding} must be the "
+                f"number of ranks, {ranks} (a data_parallel_shard_degree of -1 takes those left)"
+            )
+        sharding = ranks // placed
+    replicas = layout.data_parallel_replicate_degree
+    others = layout.tensor_parallel_degree * layout.pipeline_parallel_degree
+    if replicas > 1 and sharding == 1 and layout.context_parallel_degree == 1 and others > 1:
+        rule = (
+            "replicates a model that tensor or pipeline parallelism splits, which torchtitan does "
+            "only where it is sharded too: make parallelism.data_parallel_shard_degree 2 or more"
+        )
+        raise refusal("parallelism.data_parallel_replicate_degree", replicas, rule)
+
+
+def _check_tensor_parallel(job_config: JobConfig) -> None:
+    layout, args = job_config.parallelism, model_args_of(job_config)
+    degree = layout.tensor_parallel_degree
+    heads = args.n_kv_heads or args.n_heads
+    if heads % degree:
+        working = [n for n in range(1, heads + 1) if heads % n == 0]
+        rule = f"must divide the {heads} key and value heads of model.flavor"
+        raise refusal("parallelism.tensor_parallel_degree", degree, rule, *working)
+    if layout.enable_async_tensor_parallel and not (
+        job_config.compile.enable and "model" in job_config.compile.components
+    ):
+        rule = "needs compile.enable = true with the model in compile.components"
+        raise refusal("parallelism.enable_async_tensor_parallel", "true", rule)
+
+
+def check_sequence_lengths(job_config: JobConfig) -> None:
+    """Refuse lengths that the ranks that share a sequence cannot cut as torchtitan wants."""
+    layout = job_config.parallelism
+    # torchtitan's rule, which it asks of any job, and of the training alone.
+    unit = 2 * layout.tensor_parallel_degree * layout.context_parallel_degree
+    sections = {"training": job_config.training}
+    if job_config.validation.enable:
+        sections["validation"] = job_config.validation
+    for name, section in sections.items():
+        if section.seq_len % unit:
+            rule = (
+                f"must be a multiple of {unit} = 2 · parallelism.tensor_parallel_degree · "
+                "context_parallel_degree"
+            )
+            working = multiples(section.seq_len, unit)
+            raise refusal(f"{name}.seq_len", section.seq_len, rule, *working)

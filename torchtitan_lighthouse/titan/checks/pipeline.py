@@ -6,12 +6,12 @@ from torchtitan.config import JobConfig
 from torchtitan.distributed.pipeline_parallel import generate_llm_fqn_per_model_part
 
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 _ONE_STAGE = ("1F1B", "GPipe")
 _ZERO_BUBBLE = ("InterleavedZeroBubble", "ZBVZeroBubble")
 _SCHEDULES = (*_ONE_STAGE, "Interleaved1F1B", "LoopedBFS", *_ZERO_BUBBLE)
-"""torchtitan's but for DualPipeV, which is for experts, and whose loss is not where it is logged."""
+"""torchtitan's but for DualPipeV: it is for experts, and its loss is not on the rank that logs."""
 
 
 def check_pipeline(job_config: JobConfig) -> None:
@@ -24,12 +24,6 @@ def check_pipeline(job_config: JobConfig) -> None:
     degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
     if degree == 1:
         return
-    if not job_config.lighthouse.two_stage_trainer:
-        raise RefusalError(
-            f"parallelism.pipeline_parallel_degree = {degree}: torchtitan's own trainer does not "
-            "divide the gradient by the step's tokens under pipeline parallelism: launch "
-            "-m torchtitan_lighthouse.train"
-        )
     if layout.pipeline_parallel_schedule_csv:
         raise refusal(
             "parallelism.pipeline_parallel_schedule_csv",
@@ -38,9 +32,7 @@ def check_pipeline(job_config: JobConfig) -> None:
         )
     if schedule not in _SCHEDULES:
         rule = "is no schedule that this package trains with"
-        raise refusal(
-            "parallelism.pipeline_parallel_schedule", repr(schedule), rule, *_SCHEDULES
-        )
+        raise refusal("parallelism.pipeline_parallel_schedule", repr(schedule), rule, *_SCHEDULES)
     if schedule in _ZERO_BUBBLE:
         _check_zero_bubble(job_config)
     microbatches = _check_microbatches(job_config)
@@ -52,9 +44,7 @@ def check_pipeline(job_config: JobConfig) -> None:
             "(training.local_batch_size / parallelism.pipeline_parallel_microbatch_size)"
         )
         size = validation.local_batch_size
-        raise refusal(
-            "validation.local_batch_size", size, rule, *multiples(size, microbatches)
-        )
+        raise refusal("validation.local_batch_size", size, rule, *multiples(size, microbatches))
 
 
 def _check_zero_bubble(job_config: JobConfig) -> None:
@@ -105,7 +95,7 @@ def _check_microbatches(job_config: JobConfig) -> int:
 
 def _check_stages(job_config: JobConfig) -> None:
     """A stage, or as many as the schedule wants, of at least one layer for each rank."""
-    layout, layers = job_config.parallelism, FLAVORS[job_config.model.flavor].n_layers
+    layout, layers = job_config.parallelism, model_args_of(job_config).n_layers
     degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
     if layout.module_fqns_per_model_part is not None:
         raise RefusalError(

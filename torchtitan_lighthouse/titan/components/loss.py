@@ -7,31 +7,38 @@ which are shares of one sum already. This file can go when torchtitan does neith
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-from torchtitan.components.loss import build_cross_entropy_loss
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
+from torchtitan.protocols.train_spec import LossFunctionBuilder
 
 
 class LayoutFreeLoss:
-    """A summed loss, whose backward takes ``gradient_scale`` times the gradient that comes to it."""
+    """A summed loss whose gradient is multiplied by ``gradient_scale``."""
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, loss: Callable[..., Tensor], gradient_scale: float | Tensor = 1.0) -> None:
         self._loss = loss
-        self.gradient_scale: float | Tensor = 1.0
+        self.gradient_scale = gradient_scale
 
-    def __call__(self, pred: Tensor, labels: Tensor) -> Tensor:
-        """``pred`` [B, N, vocabulary] and ``labels`` int64 [B, N] to the sum over tokens, a scalar."""
-        loss = self._loss(pred, labels)
+    def __call__(self, *args: Any, **named: Any) -> Tensor:
+        """The loss of what torchtitan hands it: a sum over tokens, a scalar."""
+        loss = self._loss(*args, **named)
         if loss.requires_grad:
             loss.register_hook(lambda gradient: gradient * self.gradient_scale)
         return loss
 
 
-def build_loss(job_config: JobConfig, parallel_dims: ParallelDims) -> LayoutFreeLoss:
-    """The builder that a TrainSpec takes."""
-    loss = LayoutFreeLoss(build_cross_entropy_loss(job_config))
-    if parallel_dims.dp_replicate_enabled and not parallel_dims.fsdp_enabled:
-        loss.gradient_scale = parallel_dims.dp_replicate
-    return loss
+def layout_free(build_loss: LossFunctionBuilder) -> LossFunctionBuilder:
+    """The builder of a TrainSpec, whatever its loss is, for ``LighthouseTrainer``'s.
+
+    That sets the scale of each step under pipeline parallelism.
+    """
+
+    def build(job_config: JobConfig, parallel_dims: ParallelDims) -> LayoutFreeLoss:
+        only_replicated = parallel_dims.dp_replicate_enabled and not parallel_dims.fsdp_enabled
+        scale = parallel_dims.dp_replicate if only_replicated else 1.0
+        return LayoutFreeLoss(build_loss(job_config, parallel_dims=parallel_dims), scale)
+
+    return build

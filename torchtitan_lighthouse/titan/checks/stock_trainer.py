@@ -1,0 +1,25 @@
+"""What torchtitan's own trainer cannot do, and this package's can."""
+
+from torchtitan.config import JobConfig
+
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.stages import has_switch
+
+
+def check_stock_trainer(job_config: JobConfig) -> None:
+    """Refuse a switch of the stage, and layouts whose gradient has another scale."""
+    section, training_steps = job_config.lighthouse, job_config.training.steps
+    if has_switch(section, training_steps):
+        raise RefusalError(
+            f"lighthouse.steps = {section.steps} ends before training.steps = {training_steps}, "
+            "and torchtitan's own trainer cannot switch the stage: launch "
+            "-m torchtitan_lighthouse.train, or train each stage by itself (lighthouse.steps = -1, "
+            "then lighthouse.enable = false)"
+        )
+    layout = job_config.parallelism
+    for field in ("pipeline_parallel_degree", "data_parallel_replicate_degree"):
+        if (degree := getattr(layout, field)) > 1:
+            raise RefusalError(
+                f"parallelism.{field} = {degree}: torchtitan's own trainer scales the gradient by "
+                "the layout of the ranks there: launch -m torchtitan_lighthouse.train"
+            )
