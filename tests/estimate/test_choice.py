@@ -5,18 +5,22 @@ import pytest
 from tests.estimate.test_memory import GIB, PAPER, SHORT, paper_job, peak
 from torchtitan_lighthouse.estimate.choice import FORMS, fastest, peaks
 from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.layout import layouts_of
 from torchtitan_lighthouse.tools.memory import main
+
+
+def peaks_of(job_config):
+    return peaks(layouts_of(job_config).values(), job_config.training.seq_len)
 
 
 @pytest.fixture(scope="module")
 def of_forms():
-    return peaks(paper_job())
+    return peaks_of(paper_job())
 
 
 def test_peaks_are_those_of_jobs_that_are_set_to_each_form(of_forms):
     for form, fields in FORMS.items():
         job_config = paper_job(**{f"activation_checkpoint__{k}": v for k, v in fields.items()})
-        job_config.lighthouse.two_stage_trainer = True
         check_job(job_config)
         assert peak(job_config).total == of_forms[form]
 
@@ -36,7 +40,7 @@ def test_fastest_that_fits_with_what_the_allocator_reserves(of_forms, gib, form)
 
 def test_the_largest_stage_decides():
     one, two = paper_job(**SHORT), paper_job(**SHORT, lighthouse__steps=10_000)
-    assert peaks(one)["attention"] < peaks(two)["attention"]
+    assert peaks_of(one)["attention"] < peaks_of(two)["attention"]
 
 
 @pytest.mark.parametrize(

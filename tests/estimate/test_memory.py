@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchtitan.models.llama3 import Transformer
 
 from tests.support.jobs import options, parse
 from tests.support.models import CHECKPOINTING, build_model, tokens
+from torchtitan_lighthouse.estimate import memory
 from torchtitan_lighthouse.estimate.activations import Block
-from torchtitan_lighthouse.estimate.memory import MemoryModel
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.layout import layouts_of
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.tools import memory as memory_tool
 
 ROOT = Path(__file__).parents[2]
@@ -41,8 +44,8 @@ def paper_job(**fields):
 
 
 def peak(job_config, gpus=None):
-    memory = MemoryModel(job_config, gpus)
-    return memory.peak(job_config.training.seq_len, memory.stages[-1])
+    *_, last_stage = layouts_of(job_config, gpus).values()
+    return memory.peak(last_stage, job_config.training.seq_len)
 
 
 # memory/max_active(GiB) of one NVIDIA H100 and, for the short sequence, the largest
@@ -168,6 +171,18 @@ def test_a_lighthouse_block_keeps_s_rows_of_attention():
     assert block.kept(98_304, 18_432, "attention") == (2 * unit, 0.1875 * unit, 0)
 
 
+@pytest.mark.parametrize("flavor", ["530M", "25M_byte", "8B"])
+def test_weights_are_those_of_the_model(flavor):
+    job_config = paper_job(model__flavor=flavor)
+    with torch.device("meta"):
+        model = Transformer(model_args_of(job_config))
+    layout = layouts_of(job_config)["lighthouse"]
+    assert layout.weights == sum(p.numel() for p in model.parameters())
+    assert layout.block_weights == sum(p.numel() for p in model.layers["0"].parameters())
+    assert layout.output_weights == model.output.weight.numel()
+    assert layout.rope_row == model.freqs_cis[0].nbytes
+
+
 def test_parameters_and_optimizer_are_those_of_the_model():
     parts = peak(paper_job(**FULL)).parts
     assert parts["optimizer"] == 2 * 4 * WEIGHTS
@@ -234,23 +249,23 @@ def test_the_uncompiled_loss_has_three_float32_tensors():
     ids=["full", "selective", "cp2", "dilated"],
 )
 def test_largest_seq_len_fits_and_the_next_does_not(fields, gib, unit):
-    memory = MemoryModel(paper_job(**fields))
-    seq_len = memory.largest_seq_len(gib * GIB)
+    layouts = layouts_of(paper_job(**fields))
+    seq_len = memory.largest_seq_len(layouts.values(), gib * GIB)
     assert seq_len % unit == 0
-    assert memory.peak(seq_len, "lighthouse").total <= gib * GIB
-    assert memory.peak(seq_len + unit, "lighthouse").total > gib * GIB
+    assert memory.peak(layouts["lighthouse"], seq_len).total <= gib * GIB
+    assert memory.peak(layouts["lighthouse"], seq_len + unit).total > gib * GIB
 
 
 def test_largest_seq_len_fits_both_stages():
-    stages = MemoryModel(paper_job(**SELECTIVE, lighthouse__steps=10_000))
-    assert stages.stages == ["lighthouse", "dense"]
-    seq_len = stages.largest_seq_len(80 * GIB)
-    assert stages.peak(seq_len + 16 * 12, "dense").total > 80 * GIB
-    assert stages.peak(seq_len + 16 * 12, "lighthouse").total <= 80 * GIB
+    stages = layouts_of(paper_job(**SELECTIVE, lighthouse__steps=10_000))
+    assert list(stages) == ["lighthouse", "dense"]
+    seq_len = memory.largest_seq_len(stages.values(), 80 * GIB)
+    assert memory.peak(stages["dense"], seq_len + 16 * 12).total > 80 * GIB
+    assert memory.peak(stages["lighthouse"], seq_len + 16 * 12).total <= 80 * GIB
 
 
 def test_nothing_fits_where_not_even_the_weights_do():
-    assert MemoryModel(paper_job()).largest_seq_len(GIB) == 0
+    assert memory.largest_seq_len(layouts_of(paper_job()).values(), GIB) == 0
 
 
 @pytest.mark.parametrize(
@@ -261,12 +276,13 @@ def test_nothing_fits_where_not_even_the_weights_do():
         ({"activation_checkpoint__mode": "memory_budget"}, None, "activation_checkpoint.mode"),
         ({"model__flavor": "530B"}, None, "530M_byte"),
         ({"parallelism__context_parallel_degree": 2}, 3, "multiply to 2, which is not 3"),
+        ({}, 0, "multiply to 1, which is not 0"),
     ],
-    ids=["pipeline", "offload", "memory-budget", "flavor", "gpus"],
+    ids=["pipeline", "offload", "memory-budget", "flavor", "gpus", "no-gpus"],
 )
 def test_what_is_not_modelled_is_refused(fields, gpus, message):
     with pytest.raises(ValueError, match=message):
-        MemoryModel(paper_job(**fields), gpus)
+        layouts_of(paper_job(**fields), gpus)
 
 
 def test_the_script_prints_every_stage_and_the_largest_seq_len(capsys):
@@ -277,7 +293,8 @@ def test_the_script_prints_every_stage_and_the_largest_seq_len(capsys):
         "lighthouse stage, 49,152 tokens, 8 GPUs",
         "dense stage, 49,152 tokens, 8 GPUs",
     ]
-    memory = MemoryModel(
+    stages = layouts_of(
         paper_job(model__flavor="530M", lighthouse__steps=10_000, training__global_batch_size=32), 8
     )
-    assert lines[-1].endswith(f"largest seq_len is {memory.largest_seq_len(80 * GIB):,}")
+    longest = memory.largest_seq_len(stages.values(), 80 * GIB)
+    assert lines[-1].endswith(f"largest seq_len is {longest:,}")

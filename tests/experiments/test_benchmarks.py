@@ -14,11 +14,12 @@ from tests.support.jobs import launched_job, save_step
 from tests.support.models import build_meta_model
 from tests.support.runs import write_run
 from torchtitan_lighthouse.attention.module import LighthouseAttention
-from torchtitan_lighthouse.estimate.memory import MemoryModel, parallel_dims_of
+from torchtitan_lighthouse.estimate.memory import peak
 from torchtitan_lighthouse.experiments import benchmark, launch
 from torchtitan_lighthouse.experiments.launch import FINISHED_FILE
 from torchtitan_lighthouse.runs.metrics import TOKENS_PER_SECOND, read_metrics
 from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.titan.layout import layouts_of, parallel_dims_of
 from torchtitan_lighthouse.tools import benchmark as benchmark_tool
 from torchtitan_lighthouse.tools import paper as paper_tool
 
@@ -80,10 +81,8 @@ PAPER_RUNS = [run.name for run in paper_tool.plan(8, Path("out"))]
 def test_the_paper_s_runs_are_jobs_that_fit_a_node(paper):
     assert list(paper) == PAPER_RUNS
     for name, run in paper.items():
-        memory = MemoryModel(*run)
-        assert all(
-            memory.peak(run.job.training.seq_len, stage).total < H100 for stage in memory.stages
-        ), name
+        for layout in layouts_of(*run).values():
+            assert peak(layout, run.job.training.seq_len).total < H100, name
         groups = parallel_dims_of(*run).dp_shard
         assert run.job.training.global_batch_size % groups == 0
 

@@ -1,10 +1,10 @@
 """Which activation checkpointing to choose: the fastest whose estimated peak fits a GPU."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from torchtitan.config import JobConfig
-
-from torchtitan_lighthouse.estimate.memory import MemoryModel
+from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of_layers
+from torchtitan_lighthouse.estimate.memory import peak
 
 FORMS = {
     "none": {"mode": "none"},
@@ -23,22 +23,18 @@ _RESERVED = 9 / 8
 """What PyTorch's allocator reserves at most of what is live, in what was measured."""
 
 
-def peaks(job_config: JobConfig, gpus: int | None = None) -> dict[str, int]:
-    """The job's peak, in its largest stage, with each of ``FORMS``: bytes per GPU.
-
-    Raises:
-        RefusalError: see ``MemoryModel``.
-    """
-    return {form: _peak(job_config, gpus, fields) for form, fields in FORMS.items()}
+def peaks(stages: Iterable[Layout], seq_len: int) -> dict[str, int]:
+    """A job's peak, in its largest stage, with each of ``FORMS``: bytes per GPU."""
+    layouts = list(stages)
+    return {form: max(_peak(layout, seq_len, form) for layout in layouts) for form in FORMS}
 
 
 def fastest(of_forms: dict[str, int], limit: float) -> str | None:
     """The first form that fits in ``limit`` bytes with what the allocator reserves; None: none."""
-    return next((form for form, peak in of_forms.items() if _RESERVED * peak <= limit), None)
+    return next((form for form, size in of_forms.items() if _RESERVED * size <= limit), None)
 
 
-def _peak(job_config: JobConfig, gpus: int | None, fields: dict[str, str]) -> int:
-    section = replace(job_config.activation_checkpoint, **fields)
-    memory = MemoryModel(replace(job_config, activation_checkpoint=section), gpus)
-    seq_len = job_config.training.seq_len
-    return max(memory.peak(seq_len, stage).total for stage in memory.stages)
+def _peak(layout: Layout, seq_len: int, form: str) -> int:
+    fields, layers = FORMS[form], len(layout.checkpointing)
+    modes = checkpointing_of_layers(fields["mode"], fields.get("selective_ac_option", ""), layers)
+    return peak(replace(layout, checkpointing=modes), seq_len).total

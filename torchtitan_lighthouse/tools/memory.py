@@ -15,13 +15,6 @@ and saves the more time the more of the step is dense attention; "full" where no
 import argparse
 from pathlib import Path
 
-from torchtitan_lighthouse.estimate.choice import FORMS, fastest, peaks
-from torchtitan_lighthouse.estimate.memory import MemoryModel, Peak
-from torchtitan_lighthouse.titan.config import LighthouseConfigManager
-from torchtitan_lighthouse.titan.stages import Stage
-
-GIB = 2**30
-
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and print the estimate."""
@@ -35,46 +28,18 @@ def main(args: list[str] | None = None) -> None:
         help="also find the fastest activation checkpointing and the largest seq_len that fit this",
     )
     options, overrides = parser.parse_known_args(args)
-    config_file = ["--job.config_file", str(options.config)]
-    job_config = LighthouseConfigManager().parse_args([*config_file, *overrides])
-    try:
-        memory = MemoryModel(job_config, options.gpus)
-        seq_len = job_config.training.seq_len
-        for stage in memory.stages:
-            print(table(memory.peak(seq_len, stage), stage, seq_len, memory.gpus))
-        if options.gpu_gib is not None:
-            print(checkpointing(peaks(job_config, options.gpus), options.gpu_gib))
-            longest = memory.largest_seq_len(int(options.gpu_gib * GIB))
-            print(largest(longest, options.gpu_gib))
-    except ValueError as error:
-        parser.error(str(error))
 
+    from torchtitan_lighthouse.estimate.report import fitting, peaks_by_stage
+    from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+    from torchtitan_lighthouse.titan.layout import layouts_of
 
-def table(peak: Peak, stage: Stage, seq_len: int, gpus: int) -> str:
-    """The parts of a peak in GiB, one a line."""
-    job = f"{stage} stage, {seq_len:,} tokens, {gpus} GPU{'s' if gpus > 1 else ''}"
-    lines = [f"{job}: GiB per GPU at {peak.moment}"]
-    lines += [f"{size / GIB:10.2f}  {part}" for part, size in peak.parts.items() if size]
-    return "\n".join([*lines, f"{peak.total / GIB:10.2f}  in all", ""])
-
-
-def checkpointing(of_forms: dict[str, int], gpu_gib: float) -> str:
-    """The peak of each form in GiB, one a line, and the options of the fastest that fits."""
-    lines = ["Activation checkpointing, the fastest first: GiB per GPU at the peak"]
-    lines += [f"{size / GIB:10.2f}  {form}" for form, size in of_forms.items()]
-    form = fastest(of_forms, gpu_gib * GIB)
-    if form is None:
-        found = "none fits"
-    else:
-        options = [f"--activation_checkpoint.{name} {v}" for name, v in FORMS[form].items()]
-        found = f"the fastest that fits is {form}: {' '.join(options)}"
-    return "\n".join([*lines, f"In {gpu_gib:g} GiB, an eighth of the peak left free: {found}", ""])
-
-
-def largest(seq_len: int, gpu_gib: float) -> str:
-    """One line; ``seq_len`` 0 means that none fits."""
-    found = f"largest seq_len is {seq_len:,}" if seq_len else "no seq_len fits"
-    return f"In {gpu_gib:g} GiB, with everything else as it is: {found}"
+    job_config = LighthouseConfigManager().parse_args(
+        ["--job.config_file", str(options.config), *overrides]
+    )
+    layouts = layouts_of(job_config, options.gpus)
+    print(peaks_by_stage(layouts, job_config.training.seq_len))
+    if options.gpu_gib is not None:
+        print(fitting(layouts, job_config.training.seq_len, options.gpu_gib))
 
 
 if __name__ == "__main__":

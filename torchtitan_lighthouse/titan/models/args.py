@@ -92,7 +92,7 @@ class LighthouseModelArgs(TransformerModelArgs):
         return attention_flops_saved(
             seq_len=seq_len,
             sub_sequence_length=self.lighthouse.sub_sequence_length(seq_len),
-            width=self.dim,
+            width=self.n_heads * (self.dim // self.n_heads),
             layers=len(self.lighthouse_layers),
         )
 

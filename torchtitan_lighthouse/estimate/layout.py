@@ -1,0 +1,183 @@
+"""The numbers of a training job that its memory follows from, in one of its stages."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.estimate.activations import Block, Checkpointing
+
+_COMPLEX64 = 8  # bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A Llama-3 of so many numbers on so many ranks.
+
+    Attributes:
+        dim, heads, kv_heads, head_dim, ffn, vocab: widths of the model.
+        checkpointing: of each layer, what is kept of it; as many as there are layers.
+        lighthouse_layers: the numbers, from 0, of those that attend to S gathered entries.
+        attention: the method's numbers, which a sequence length must fit in the dense stage too.
+        local_batch_size: sequences that a rank has at once.
+        global_batch_size: sequences of a step; -1: one local batch of every data-parallel rank.
+        replicas, shards, context_parallel, tensor_parallel: degrees of parallelism, whose product
+            is the number of ranks.
+        ring_gathers: whether torch's ring gathers the k and v of all ranks.
+        one_gather: whether context parallel has no ring (see ``attention.all_gather``).
+        reshards: whether FSDP frees gathered weights after a block's forward.
+        splits_loss: whether tensor-parallel ranks divide the logits among themselves.
+        weight_size: bytes an element of the parameters, the optimizer and the gradients.
+        low_precision_size: bytes an element under mixed precision.
+        compiled, compiled_loss: whether the blocks and the loss are under ``torch.compile``.
+    """
+
+    dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    checkpointing: tuple[Checkpointing, ...]
+    lighthouse_layers: tuple[int, ...] = ()
+    attention: LighthouseConfig | None = None
+    local_batch_size: int = 1
+    global_batch_size: int = -1
+    replicas: int = 1
+    shards: int = 1
+    context_parallel: int = 1
+    tensor_parallel: int = 1
+    ring_gathers: bool = True
+    one_gather: bool = False
+    reshards: bool = True
+    splits_loss: bool = True
+    weight_size: int = 4
+    low_precision_size: int = 2
+    compiled: bool = True
+    compiled_loss: bool = True
+
+    @property
+    def ranks(self) -> int:
+        return self.replicas * self.weight_shards * self.tensor_parallel
+
+    @property
+    def weight_shards(self) -> int:
+        """The ranks among which FSDP divides the weights: those that share a sequence are too."""
+        return self.shards * self.context_parallel
+
+    @property
+    def uses_fsdp(self) -> bool:
+        return self.weight_shards > 1
+
+    @property
+    def uses_ddp(self) -> bool:
+        return self.replicas > 1 and not self.uses_fsdp
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step has several batches, so that all gradients exist after the first."""
+        return self.global_batch_size > self.local_batch_size * self.replicas * self.shards
+
+    @property
+    def element(self) -> int:
+        """Bytes an element of what blocks compute.
+
+        torchtitan has mixed precision by FSDP, else by autocast, which leaves the residual stream
+        as precise as the weights are; beside tensor parallelism alone it has none.
+        """
+        mixed = self.uses_fsdp or self.tensor_parallel == 1
+        return self.low_precision_size if mixed else self.weight_size
+
+    @property
+    def residual_element(self) -> int:
+        return self.element if self.uses_fsdp else self.weight_size
+
+    @property
+    def casts(self) -> bool:
+        """Whether autocast makes copies of the weights."""
+        return not self.uses_fsdp and self.element != self.weight_size
+
+    @property
+    def block_weights(self) -> int:
+        """Parameters of one layer on one tensor-parallel rank, before FSDP divides them."""
+        projections = 2 * self.dim * (self.heads + self.kv_heads) * self.head_dim
+        feed_forward = 3 * self.dim * self.ffn
+        return (projections + feed_forward + 2 * self.dim) // self.tensor_parallel
+
+    @property
+    def output_weights(self) -> int:
+        """Those of the output, and of the embedding too."""
+        return self.vocab * self.dim // self.tensor_parallel
+
+    @property
+    def weights(self) -> int:
+        """All of them."""
+        layers = len(self.checkpointing) * self.block_weights
+        return layers + 2 * self.output_weights + self.dim // self.tensor_parallel
+
+    @property
+    def rope_row(self) -> int:
+        """Bytes of RoPE's table for one position: a complex number for two columns of a head."""
+        return self.head_dim // 2 * _COMPLEX64
+
+    @cached_property
+    def block(self) -> Block:
+        """The widths of a block on one rank."""
+        return Block(
+            dim=self.dim,
+            query=self.heads * self.head_dim // self.tensor_parallel,
+            key=self.kv_heads * self.head_dim // self.tensor_parallel,
+            ffn=self.ffn // self.tensor_parallel,
+            element=self.element,
+            residual_element=self.residual_element,
+            casts=self.casts,
+            compiled=self.compiled,
+            tensor_parallel=self.tensor_parallel,
+            context_parallel=self.context_parallel,
+            all_gathers=self.ring_gathers,
+            one_gather=self.one_gather,
+        )
+
+    def tokens(self, seq_len: int) -> int:
+        """What a rank has of a batch."""
+        return self.local_batch_size * seq_len // self.context_parallel
+
+    def attention_rows(self, seq_len: int) -> list[int]:
+        """What attention sees in each layer: the tokens, or the entries that they are pooled to.
+
+        Raises:
+            RefusalError: the pyramid does not fit ``seq_len``.
+        """
+        tokens = self.tokens(seq_len)
+        rows = [tokens] * len(self.checkpointing)
+        if self.attention is not None and self.lighthouse_layers:
+            gathered = tokens * self.attention.sub_sequence_length(seq_len) // seq_len
+            for layer in self.lighthouse_layers:
+                rows[layer] = gathered
+        return rows
+
+    def seq_len_unit(self) -> tuple[int, int]:
+        """What a sequence length must be a multiple of, and how many times at least."""
+        # Two pieces of a sequence for each rank that shares it, and tensor parallelism divides it.
+        unit, shortest = 2 * self.context_parallel * self.tensor_parallel, 1
+        if self.attention is not None:
+            unit = math.lcm(unit, self.attention.seq_len_unit)
+            shortest = self.attention.shortest_seq_len
+        return unit, math.ceil(shortest / unit)
+
+
+def checkpointing_of_layers(mode: str, option: str, layers: int) -> tuple[Checkpointing, ...]:
+    """What each of so many layers keeps, in torchtitan's way of reading ``activation_checkpoint``.
+
+    Args:
+        mode: "none", "selective" or "full".
+        option: of "selective": a form, or the n of every n-th layer.
+    """
+    if mode != "selective":
+        return ("full" if mode == "full" else "none",) * layers
+    if option == "op" or option == "attention":
+        return (option,) * layers
+    every = int(option)
+    return tuple(
+        "full" if not every or (layer + 1) % every == 0 else "none" for layer in range(layers)
+    )

@@ -1,0 +1,47 @@
+"""The estimate in words, in GiB: what a stage's peak is made of, and what fits a GPU."""
+
+from collections.abc import Mapping
+
+from torchtitan_lighthouse.estimate.choice import FORMS, fastest, peaks
+from torchtitan_lighthouse.estimate.layout import Layout
+from torchtitan_lighthouse.estimate.memory import largest_seq_len, peak
+
+GIB = 2**30
+
+
+def peaks_by_stage(stages: Mapping[str, Layout], seq_len: int) -> str:
+    """The parts of each stage's peak, one a line.
+
+    Args:
+        stages: the layouts of a job by their stages' names.
+    """
+    return "\n".join(_parts(name, layout, seq_len) for name, layout in stages.items())
+
+
+def fitting(stages: Mapping[str, Layout], seq_len: int, gpu_gib: float) -> str:
+    """The activation checkpointing and the sequence length that fit a GPU of so much memory."""
+    forms = _checkpointing(peaks(stages.values(), seq_len), gpu_gib)
+    longest = largest_seq_len(stages.values(), int(gpu_gib * GIB))
+    found = f"largest seq_len is {longest:,}" if longest else "no seq_len fits"
+    return f"{forms}\nIn {gpu_gib:g} GiB, with everything else as it is: {found}"
+
+
+def _parts(stage: str, layout: Layout, seq_len: int) -> str:
+    moment, parts = found = peak(layout, seq_len)
+    gpus = f"{layout.ranks} GPU{'s' if layout.ranks > 1 else ''}"
+    lines = [f"{stage} stage, {seq_len:,} tokens, {gpus}: GiB per GPU at {moment}"]
+    lines += [f"{size / GIB:10.2f}  {part}" for part, size in parts.items() if size]
+    return "\n".join([*lines, f"{found.total / GIB:10.2f}  in all", ""])
+
+
+def _checkpointing(of_forms: dict[str, int], gpu_gib: float) -> str:
+    """The peak of each form, one a line, and the options of the fastest that fits."""
+    lines = ["Activation checkpointing, the fastest first: GiB per GPU at the peak"]
+    lines += [f"{size / GIB:10.2f}  {form}" for form, size in of_forms.items()]
+    form = fastest(of_forms, gpu_gib * GIB)
+    if form is None:
+        found = "none fits"
+    else:
+        options = [f"--activation_checkpoint.{name} {v}" for name, v in FORMS[form].items()]
+        found = f"the fastest that fits is {form}: {' '.join(options)}"
+    return "\n".join([*lines, f"In {gpu_gib:g} GiB, an eighth of the peak left free: {found}", ""])
