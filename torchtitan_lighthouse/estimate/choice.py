@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of_layers
+from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of
 from torchtitan_lighthouse.estimate.memory import peak
 
 FORMS = {
@@ -35,6 +35,9 @@ def fastest(of_forms: dict[str, int], limit: float) -> str | None:
 
 
 def _peak(layout: Layout, seq_len: int, form: str) -> int:
-    fields, layers = FORMS[form], len(layout.checkpointing)
-    modes = checkpointing_of_layers(fields["mode"], fields.get("selective_ac_option", ""), layers)
-    return peak(replace(layout, checkpointing=modes), seq_len).total
+    mode, option = FORMS[form]["mode"], FORMS[form].get("selective_ac_option", "")
+    layers = range(len(layout.checkpointing))
+    of_form = replace(
+        layout, checkpointing=tuple(checkpointing_of(n, mode, option) for n in layers)
+    )
+    return peak(of_form, seq_len).total

@@ -166,18 +166,19 @@ class Layout:
         return unit, math.ceil(shortest / unit)
 
 
-def checkpointing_of_layers(mode: str, option: str, layers: int) -> tuple[Checkpointing, ...]:
-    """What each of so many layers keeps, in torchtitan's way of reading ``activation_checkpoint``.
+def checkpointing_of(layer: int, mode: str, option: str) -> Checkpointing:
+    """What a layer keeps, in torchtitan's way of reading ``activation_checkpoint``.
 
     Args:
+        layer: its number, from 0.
         mode: "none", "selective" or "full".
         option: of "selective": a form, or the n of every n-th layer.
     """
     if mode != "selective":
-        return ("full" if mode == "full" else "none",) * layers
-    if option == "op" or option == "attention":
-        return (option,) * layers
+        return "full" if mode == "full" else "none"
+    if option == "op":
+        return "op"
+    if option == "attention":
+        return "attention"
     every = int(option)
-    return tuple(
-        "full" if not every or (layer + 1) % every == 0 else "none" for layer in range(layers)
-    )
+    return "full" if not every or (layer + 1) % every == 0 else "none"

@@ -5,14 +5,14 @@ from dataclasses import replace
 from torchtitan.config import TORCH_DTYPE_MAP, JobConfig
 from torchtitan.distributed import ParallelDims
 
-from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of_layers
+from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
-from torchtitan_lighthouse.titan.stages import Stage, stage_at
+from torchtitan_lighthouse.titan.stages import stage_at
 
 
-def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[Stage, Layout]:
-    """The layout of each stage that the job passes through, in order.
+def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[str, Layout]:
+    """The layout of each stage that the job passes through, by its name and in order.
 
     Args:
         job_config: a job of ``llama3_lighthouse``.
@@ -64,8 +64,9 @@ def _layout(job_config: JobConfig, dims: ParallelDims) -> Layout:
         head_dim=args.dim // args.n_heads,
         ffn=args.ffn_width,
         vocab=args.vocab_size,
-        checkpointing=checkpointing_of_layers(
-            section.mode, section.selective_ac_option, args.n_layers
+        checkpointing=tuple(
+            checkpointing_of(layer, section.mode, section.selective_ac_option)
+            for layer in range(args.n_layers)
         ),
         lighthouse_layers=args.lighthouse_layers,
         attention=args.lighthouse,
