@@ -98,7 +98,7 @@ def attend_across_ranks_backward(
         grad_, q_, out_, lse_ = (x[:, :, rows] for x in (grad, q, out, lse))
         part, dk, dv = attend_backward(grad_, q_, keys, values, out_, lse_, Numbers(False, scale))
         dq[:, :, rows] += part
-        sent[pieces] = _packed(dk, dv).view(sent[pieces].shape)
+        _pack(dk, dv, sent[pieces])
     of_ranks = torch.empty_like(sent)
     distributed.all_to_all_single(of_ranks, sent, group=_resolve_process_group(group_name))
     of_others = _unpacked(of_ranks.sum(0, dtype=dq.dtype))
@@ -113,19 +113,22 @@ def _start_gather(
 
     Packed so that the tokens of neighbouring pieces are neighbours, without a copy.
     """
-    sent = _packed(k, v)
-    received = sent.new_empty(size * sent.shape[0], *sent.shape[1:])
+    batch, heads, rows, dim = k.shape
+    sent = k.new_empty(rows, 2, batch, heads, dim)
+    _pack(k, v, sent)
+    received = sent.new_empty(size * rows, *sent.shape[1:])
     work = _all_gather(received, sent, group=_resolve_process_group(group_name), async_op=True)
     return received.unflatten(0, (size, 2, -1)), work
 
 
-def _packed(k: Tensor, v: Tensor) -> Tensor:
-    """[B, Hkv, m, D] each to [m, 2, B, Hkv, D]."""
-    return torch.stack([k, v]).permute(3, 0, 1, 2, 4).contiguous()
+def _pack(k: Tensor, v: Tensor, into: Tensor) -> None:
+    """[B, Hkv, m, D] each into [..., 2, B, Hkv, D], tokens in all leading dimensions."""
+    for x, part in zip((k, v), into.unbind(-4), strict=True):
+        part.copy_(x.permute(2, 0, 1, 3).unflatten(0, part.shape[:-3]))
 
 
 def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
-    """[..., 2, B, Hkv, D], tokens in all leading dimensions, to two of [B, Hkv, m, D]."""
+    """The reverse of ``_pack``."""
     k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4)
     return k, v
 
