@@ -169,6 +169,18 @@ def test_what_may_not_be_read_is_refused(unreadable, tmp_path, monkeypatch):
         assert "cannot be read (Permission denied)" in refusal_of(folder)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_file_that_changes_while_it_is_read_ends_the_run_with_words(name, tmp_path):
+    (tmp_path / name).write_text(ROWS if name == "a.jsonl" else "text")
+    corpus = local_corpus(str(tmp_path))
+    (tmp_path / name).write_text("")
+    with pytest.raises(RefusalError, match=r"cut short since the launch, .* to 0"):
+        list(map(read_document, corpus.stream("training")))
+    (tmp_path / name).unlink()
+    with pytest.raises(RefusalError, match="gone since the launch"):
+        list(map(read_document, corpus.stream("training")))
+
+
 def hold_out_from(write, tmp_path):
     write(tmp_path)
     training, held_out = texts(tmp_path), texts(tmp_path, "held-out")

@@ -5,15 +5,17 @@
 - the ``text`` of one row of a file of JSON lines or parquet, whatever its length.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow.parquet as pq
 
 from torchtitan_lighthouse.data.kinds import Reader, read_row
 from torchtitan_lighthouse.data.sections import LINE_END_SEARCH, Section, line_start
+from torchtitan_lighthouse.refusal import RefusalError
 
 Unread = Callable[[], str]
 """A document whose text is what the call returns."""
@@ -66,7 +68,7 @@ def _text_documents(section: Section) -> Iterator[Unread]:
 
 
 def _read_text(section: Section) -> str:
-    with open(section.path, "rb") as stream:
+    with _open(section) as stream:
         start = line_start(stream, section.start, LINE_END_SEARCH)
         stop = line_start(stream, section.stop, LINE_END_SEARCH)
         stream.seek(start)
@@ -74,13 +76,32 @@ def _read_text(section: Section) -> str:
 
 
 def _json_documents(section: Section) -> Iterator[Unread]:
-    with open(section.path, "rb") as stream:
+    with _open(section) as stream:
         position = line_start(stream, section.start)
         stream.seek(position)
         while position < section.stop and (line := stream.readline()):
             if line.strip():
                 yield partial(read_row, line, section.path, position)
             position += len(line)
+
+
+def _open(section: Section) -> BinaryIO:
+    """The file of a section of bytes.
+
+    Raises:
+        RefusalError: it is not what was looked at when the corpus was cut.
+    """
+    try:
+        stream = open(section.path, "rb")  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        raise RefusalError(f"{section.path} is gone since the launch: {error}") from error
+    if (size := os.fstat(stream.fileno()).st_size) < section.stop:
+        stream.close()
+        raise RefusalError(
+            f"{section.path} has been cut short since the launch, from {section.stop} bytes or "
+            f"more to {size}: leave a corpus as it is while a run reads it"
+        )
+    return stream
 
 
 def _parquet_documents(section: Section) -> Iterator[Unread]:

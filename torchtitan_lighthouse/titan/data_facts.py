@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
+from torchtitan.hf_datasets.text_datasets import DATASETS
 
 from torchtitan_lighthouse.data.corpora import corpus_of
 from torchtitan_lighthouse.refusal import RefusalError
@@ -43,9 +44,10 @@ def data_facts(job_config: JobConfig, tokenizer: BaseTokenizer) -> DataFacts:
     training = job_config.training
     corpus = corpus_of(training.dataset, training.dataset_path)
     files = corpus.listing.files if corpus else []
+    dataset = training.dataset.lower()
     return DataFacts(
-        dataset=training.dataset.lower(),
-        dataset_path=None if corpus else training.dataset_path,
+        dataset=dataset,
+        dataset_path=None if corpus else training.dataset_path or DATASETS[dataset].path,
         files=len(files),
         size=sum(file.size for file in files),
         sections=corpus.fingerprint() if corpus else "",

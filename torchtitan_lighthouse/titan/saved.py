@@ -36,6 +36,11 @@ class SavedCheckpoint:
         """Whether it holds the trainer's state, and with it all that a resume needs."""
         return "train_state.step" in self.shapes
 
+    @property
+    def data_ranks(self) -> int:
+        """How many data-parallel ranks have saved their position in the data."""
+        return sum(name.startswith("dataloader.dp_rank_") for name in self.shapes)
+
     def difference(self, model_args: TransformerModelArgs) -> str | None:
         """The first thing in which its model is another than that of ``model_args``, if any is."""
         with torch.device("meta"):

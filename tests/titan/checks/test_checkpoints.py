@@ -13,6 +13,7 @@ from tests.support.checkpoints import write_index
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
@@ -54,6 +55,14 @@ def test_existing_checkpoint_folder_that_hides_initial_load_path_is_refused(
     message = refusal(continue_from(stage1, tmp_path / "stage2"))
     assert "checkpoint.initial_load_path" in message
     assert "would be ignored" in message
+
+
+def test_a_folder_without_a_checkpoint_does_not_hide_weights_in_another_format(tmp_path):
+    """A first launch from them that ended in its first save, relaunched."""
+    write_steps(tmp_path)
+    (tmp_path / "checkpoint" / "step-2").mkdir(parents=True)
+    message = refusal(resume(tmp_path, checkpoint__initial_load_in_hf=True))
+    assert "checkpoint.initial_load_in_hf = true would be ignored" in message
 
 
 def test_relaunch_of_a_continued_run_is_accepted(tmp_path, stage1):
@@ -141,7 +150,8 @@ def test_a_step_of_a_run_that_saved_none_is_refused(tmp_path):
     ids=["load_step", "exclude_from_loading", "initial_load_in_hf"],
 )
 def test_fields_that_torchtitan_would_find_fault_with_later(tmp_path, fields, words):
-    assert words in refusal(resume(tmp_path, **fields))
+    with pytest.raises(RefusalError, match=words):
+        check_checkpoints(resume(tmp_path, **fields))
 
 
 def unfinished(path):

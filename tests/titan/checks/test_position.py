@@ -200,6 +200,14 @@ def test_a_checkpoint_that_does_not_say_is_resumed_with_a_word(tmp_path, corpus,
     assert "does not say what data it was saved in" in caplog.text
 
 
+def test_ranks_are_counted_where_a_checkpoint_does_not_say(tmp_path, corpus, monkeypatch):
+    (saved(tmp_path, corpus) / DATA_FILE).unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = refusal_of(job(tmp_path, corpus))
+    assert "was saved by 1 data-parallel ranks, and the job has 2 " in message
+    assert WAYS_ON in message
+
+
 def test_facts_of_a_later_version_or_damaged_ones_are_refused(tmp_path, corpus):
     file = saved(tmp_path, corpus) / DATA_FILE
     facts = json.loads(file.read_text())

@@ -84,7 +84,7 @@ def _check_fields(job_config: JobConfig) -> None:
 def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | None:
     checkpoint = job_config.checkpoint
     steps = saved_steps(folder)
-    _check_initial_path_is_not_ignored(job_config, folder, max(steps, default=0))
+    _check_initial_weights_are_not_ignored(job_config, folder, max(steps, default=0))
     if checkpoint.load_step == _LATEST:
         _check_latest_has_its_name(folder)
         _warn_of_unfinished(folder, steps)
@@ -112,16 +112,22 @@ def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | No
     return saved
 
 
-def _check_initial_path_is_not_ignored(job_config: JobConfig, folder: Path, latest: int) -> None:
+def _check_initial_weights_are_not_ignored(
+    job_config: JobConfig, folder: Path, latest: int
+) -> None:
+    """Without a checkpoint in its folder torchtitan would train from random weights."""
     checkpoint = job_config.checkpoint
-    if not checkpoint.initial_load_path:
-        return
-    start = 0 if checkpoint.initial_load_model_only else _step(Path(checkpoint.initial_load_path))
-    if latest <= start:
+    field, start = "", 0
+    if checkpoint.initial_load_path:
+        field = f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r}"
+        if not checkpoint.initial_load_model_only:
+            start = _step(Path(checkpoint.initial_load_path))
+    elif checkpoint.initial_load_in_hf:
+        field = "checkpoint.initial_load_in_hf = true"
+    if field and latest <= start:
         raise RefusalError(
-            f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r} would be "
-            f"ignored, for {folder} exists, and it holds no later checkpoint: delete or move "
-            "it, or choose another job.dump_folder"
+            f"{field} would be ignored, for {folder} exists, and it holds no later checkpoint: "
+            "delete or move it, or choose another job.dump_folder"
         )
 
 

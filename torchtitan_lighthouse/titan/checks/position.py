@@ -7,6 +7,7 @@ from torchtitan.tools.logging import logger
 from torchtitan_lighthouse.data.corpora import corpus_of
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, saved_facts
+from torchtitan_lighthouse.titan.saved import read_saved
 from torchtitan_lighthouse.titan.saved_steps import resumed_checkpoint
 
 _ANEW = 'or read the data from their start: checkpoint.exclude_from_loading = ["dataloader"]'
@@ -27,15 +28,18 @@ def check_position(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
             "checkpoint.exclude_from_loading to continue from the next checkpoint"
         )
         return
-    saved = saved_facts(checkpoint)
+    saved, asked = saved_facts(checkpoint), data_facts(job_config, tokenizer)
     if saved is None:
+        # torchtitan's own trainer saves no facts, nor did earlier versions of this package.
+        ranks = read_saved(checkpoint, "choose another").data_ranks
+        if ranks != asked.ranks:
+            raise RefusalError(f"{checkpoint} {_other_ranks(ranks, asked.ranks)}, {_ANEW}")
         logger.warning(
             f"{checkpoint} does not say what data it was saved in. It continues at the right place "
             "if the files, the tokenizer, training.dataloader.num_workers and the number of "
             "data-parallel ranks are the same"
         )
         return
-    asked = data_facts(job_config, tokenizer)
     if (change := _change(saved, asked, job_config)) is not None:
         raise RefusalError(f"{checkpoint} {change}, {_ANEW}")
 
@@ -51,11 +55,7 @@ def _change(saved: DataFacts, asked: DataFacts, job_config: JobConfig) -> str | 
                 f"training.{field} = {old!r}"
             )
     if saved.ranks != asked.ranks:
-        return (
-            f"was saved by {saved.ranks} data-parallel ranks, and the job has {asked.ranks} (all "
-            "ranks by tensor, context and pipeline parallel degrees): use "
-            f"{saved.ranks}"
-        )
+        return _other_ranks(saved.ranks, asked.ranks)
     if saved.sections != asked.sections:
         training = job_config.training
         corpus = corpus_of(training.dataset, training.dataset_path)
@@ -72,3 +72,10 @@ def _change(saved: DataFacts, asked: DataFacts, job_config: JobConfig) -> str | 
             f"{asked.tokenizer!r}: set tokenizer.name and model.hf_assets_path to the same"
         )
     return None
+
+
+def _other_ranks(saved: int, asked: int) -> str:
+    return (
+        f"was saved by {saved} data-parallel ranks, and the job has {asked} (all ranks by tensor, "
+        f"context and pipeline parallel degrees): use {saved}"
+    )
