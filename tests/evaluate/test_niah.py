@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import string
 
 import pytest
@@ -198,7 +199,7 @@ def test_the_script_writes_what_it_prints(niah, checkpoint, tmp_path, capsys):
     assert list(record["rates"]) == [str(depth) for depth in DEPTHS]
     assert all(rate * 10 == round(rate * 10) for rate in record["rates"].values())
     assert record["mean"] == pytest.approx(sum(record["rates"].values()) / len(DEPTHS))
-    png = tmp_path / "out/niah.png"
+    png = tmp_path / f"out/niah_{checkpoint.parents[1].name}-step-1.png"
     assert png.read_bytes().startswith(b"\x89PNG")
     rows = [("depth", "128"), *((f"{d}%", f"{record['rates'][str(d)]:.2f}") for d in DEPTHS)]
     heading = f"{checkpoint.parents[1].name}, step-1, mean {record['mean']:.3f}\n\n"
@@ -226,6 +227,38 @@ def test_a_checkpoint_saved_anew_is_run_again(niah, measured, checkpoint, tmp_pa
         niah.main([str(checkpoint), "--out", str(tmp_path), "--lengths", "96"])
         os.utime(checkpoint / ".metadata", (0, 0))
     assert measured == [96, 96]
+
+
+def test_a_call_on_other_checkpoints_keeps_the_charts_that_are_there(
+    niah, measured, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(niah, "draw", lambda _, png: png.write_text("a chart"))
+    other = shutil.copytree(checkpoint, checkpoint.with_name("step-2"))
+    for checkpoints in ([checkpoint], [other], [checkpoint, other]):
+        niah.main([*map(str, checkpoints), "--out", str(tmp_path), "--lengths", "96"])
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_a_moved_checkpoint_takes_the_job_that_is_named(
+    niah, measured, checkpoint, tmp_path, capsys
+):
+    moved = shutil.copytree(checkpoint, tmp_path / "elsewhere" / "step-1")
+    arguments = [str(moved), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        niah.main(arguments)
+    assert f"name the job.json of {moved} with --job" in capsys.readouterr().err
+    job = checkpoint.parents[1] / "job.json"
+    niah.main([*arguments, "--job", str(job)])
+    assert measured == [128]
+    shutil.copy(job, moved)  # as the trainer leaves them
+    niah.main([*arguments, "--lengths", "96"])
+    assert measured == [128, 96]
+
+
+def test_the_help_says_the_rule_of_the_trials(niah, capsys):
+    with pytest.raises(SystemExit):
+        niah.main(["--help"])
+    assert "multiple of 10" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_interrupted_script_keeps_the_lengths_it_finished(

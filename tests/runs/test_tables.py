@@ -80,7 +80,7 @@ def test_smoothing_and_the_chart_s_place_are_those_of_plot_loss(runs, monkeypatc
     for tool in (plot_tool, compare_tool):
         tool.main([*runs, "--smooth", "7"])
     assert drawn[0] == drawn[1]
-    assert drawn[0][1:] == (Path(runs[0], "loss.png"), 7)
+    assert drawn[0][1:] == (Path(runs[0], "loss_ours.png"), 7)
 
 
 def test_a_run_of_no_step_is_refused(runs, tmp_path, capsys):

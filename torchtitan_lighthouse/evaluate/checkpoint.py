@@ -7,24 +7,31 @@ from torch.distributed import checkpoint as dcp
 from torchtitan.config import JobConfig
 from torchtitan.models.llama3 import Transformer
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import read_job
 from torchtitan_lighthouse.titan.job_file import job_file_of
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
-def job_of(checkpoint: Path) -> JobConfig:
+def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
     """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
 
+    Args:
+        job_file: where its ``job.json`` is, if that is neither in it nor in its dump folder.
+
     Raises:
-        FileNotFoundError: there is no such checkpoint, or neither it nor its run has a
-            ``job.json``, which torchtitan's own trainer writes if ``job.save_config_file`` names
-            it.
+        FileNotFoundError: there is no such checkpoint.
+        RefusalError: there is no ``job.json``, which torchtitan's own trainer writes if
+            ``job.save_config_file`` names it.
     """
     if not (checkpoint / ".metadata").is_file():
         raise FileNotFoundError(
             f"{checkpoint} is no checkpoint: give a folder such as outputs/run/checkpoint/step-1000"
         )
-    return read_job(job_file_of(checkpoint))
+    file = job_file or job_file_of(checkpoint)
+    if not file.is_file():
+        raise RefusalError(f"there is no {file}: name the job.json of {checkpoint} with --job")
+    return read_job(file)
 
 
 def load_trained(

@@ -29,7 +29,9 @@ BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 """What the ids after the bytes are called, as in Llama-3's own tokenizer."""
 
 
-def export_hf(checkpoint: Path, out: Path, dtype: str | None = None) -> None:
+def export_hf(
+    checkpoint: Path, out: Path, dtype: str | None = None, job_file: Path | None = None
+) -> None:
     """Write a checkpoint as a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load.
 
     Attention is dense there. A checkpoint of the Lighthouse stage loses at that, as it does at the
@@ -40,14 +42,15 @@ def export_hf(checkpoint: Path, out: Path, dtype: str | None = None) -> None:
         out: made if there is none.
         dtype: of the weights; by default ``training.mixed_precision_param``, to which the job's
             forward pass has rounded them.
+        job_file: see ``job_of``.
 
     Raises:
-        FileNotFoundError: there is no checkpoint, no ``job.json`` or no tokenizer.
+        FileNotFoundError: there is no checkpoint or no tokenizer.
         FileExistsError: ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: give a new folder")
-    job_config = job_of(checkpoint)
+    job_config = job_of(checkpoint, job_file)
     training = job_config.training
     tokenizer = build_tokenizer(job_config)
     model = load_trained(

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from torchtitan_lighthouse.evaluate.export import export_hf
+from torchtitan_lighthouse.tools.job_option import JOB_HELP
 
 
 def main(args: list[str] | None = None) -> None:
@@ -21,9 +22,10 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), help="[training.mixed_precision_param]"
     )
+    parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     options = parser.parse_args(args)
     try:
-        export_hf(options.checkpoint, options.out, options.dtype)
+        export_hf(options.checkpoint, options.out, options.dtype, options.job)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print(f"Wrote {options.out}")

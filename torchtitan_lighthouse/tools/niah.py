@@ -3,9 +3,10 @@
     python -m torchtitan_lighthouse niah outputs/run/checkpoint/step-16000 --lengths 16384
 
 A CHECKPOINT is a ``<dump folder>/<checkpoint folder>/step-N`` of either stage; it runs under dense
-SDPA, on the GPU if there is one. Prints a table of retrieval rates for each and writes niah.json
-and niah.png. What niah.json already has is not run again, so that an interrupted test continues.
-The test itself: see ``torchtitan_lighthouse/titan/niah.py``. Needs ``pip install .[plot]``.
+SDPA, on the GPU if there is one. Prints a table of retrieval rates for each, adds them to niah.json
+and draws them in a PNG that is named after the checkpoints. What niah.json already has is not run
+again, so that an interrupted test continues.
+The test itself: see ``torchtitan_lighthouse/evaluate/niah.py``. Needs ``pip install .[plot]``.
 """
 
 import argparse
@@ -35,7 +36,11 @@ from torchtitan_lighthouse.evaluate.niah import (
     retrieval_rates,
 )
 from torchtitan_lighthouse.runs.markdown import markdown
+from torchtitan_lighthouse.runs.names import file_name
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
+from torchtitan_lighthouse.tools.job_option import JOB_HELP
+
+TRIALS_HELP = "for each depth and length, a multiple of 10 for the ten digits [50]"
 
 Rates = dict[int, dict[int, float]]  # by length and depth
 
@@ -72,16 +77,17 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--lengths", nargs="+", type=int, metavar="TOKENS", help="[the trained seq_len]"
     )
-    parser.add_argument("--trials", type=int, default=50, help="for each depth and length [50]")
+    parser.add_argument("--trials", type=int, default=50, help=TRIALS_HELP)
     parser.add_argument("--seed", type=int, default=0, help="of the filler [0]")
     parser.add_argument(
         "--batch-tokens", type=int, default=2**17, help="given to the model at once [131072]"
     )
+    parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     parser.add_argument("--out", type=Path, default=Path("outputs/niah"), help="[outputs/niah]")
     options = parser.parse_args(args)
     checkpoints = [path.absolute() for path in options.checkpoints]
     try:
-        jobs = [job_of(checkpoint) for checkpoint in checkpoints]
+        jobs = [job_of(checkpoint, options.job) for checkpoint in checkpoints]
         haystacks = [
             [
                 Haystack(build_tokenizer(job), length, trials=options.trials, seed=options.seed)
@@ -100,8 +106,9 @@ def main(args: list[str] | None = None) -> None:
         title = f"{name(checkpoint)}, mean {mean:.3f}"
         panels.append((title, rates))
         print(table(title, rates))
-    draw(panels, options.out / "niah.png")
-    print(options.out / "niah.png")
+    png = options.out / file_name("niah", map(name, checkpoints), ".png")
+    draw(panels, png)
+    print(png)
 
 
 def evaluate(

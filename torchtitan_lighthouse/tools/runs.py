@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchtitan_lighthouse.runs.names import file_name
 from torchtitan_lighthouse.runs.plot import plot
 from torchtitan_lighthouse.runs.read import read_runs
 from torchtitan_lighthouse.runs.summary import Records
@@ -16,7 +17,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="names of the runs [the last of each path]"
     )
-    parser.add_argument("--out", type=Path, metavar="PNG", help="[RUN/loss.png of the first]")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="[RUN/loss_OTHERS.png of the first]"
+    )
     parser.add_argument(
         "--smooth", type=int, metavar="N", help="logged steps in a mean [1/25 of the longest run]"
     )
@@ -37,6 +40,8 @@ def parse_and_read(
 def draw(options: argparse.Namespace, runs: dict[str, Records]) -> Path:
     """Write the chart; returns its path."""
     first = Path(options.runs[0])
-    out: Path = options.out or (first if first.is_dir() else Path()) / "loss.png"
+    others = list(runs)[1:]
+    name = file_name("loss", others, ".png")
+    out: Path = options.out or (first if first.is_dir() else Path()) / name
     plot(runs, out, options.smooth)
     return out

@@ -1,0 +1,15 @@
+"""Names of files by what is in them, so that no call overwrites what another has written."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+_LONGEST = 120  # file systems take 255 bytes
+
+
+def file_name(kind: str, subjects: Iterable[str], suffix: str) -> str:
+    """``KIND_SUBJECT_….SUFFIX``; of very many, their digest stands for the last ones."""
+    stem = "_".join([kind, *(re.sub(r"[^\w.-]+", "-", subject) for subject in subjects)])
+    if len(stem) > _LONGEST:
+        stem = f"{stem[:_LONGEST]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return stem + suffix
