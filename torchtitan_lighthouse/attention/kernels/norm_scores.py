@@ -5,7 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import with_contiguous_rows
+from torchtitan_lighthouse.attention.kernels.layout import (
+    cdiv,
+    next_power_of_2,
+    with_contiguous_rows,
+)
 
 
 @triton.jit
@@ -64,9 +68,9 @@ def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     query_scores, key_scores = (
         torch.empty(k.shape[:-1], dtype=torch.float32, device=k.device) for _ in range(2)
     )
-    block_d = triton.next_power_of_2(dim)
+    block_d = next_power_of_2(dim)
     block_n = max(16, 8192 // block_d)
-    grid = (batch * heads * triton.cdiv(seq_len, block_n),)
+    grid = (batch * heads * cdiv(seq_len, block_n),)
     _norm_scores_kernel[grid](
         q,
         k,

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
-from torchtitan_lighthouse.attention.kernels.layout import log2
+from torchtitan_lighthouse.attention.kernels.layout import cdiv, log2, next_power_of_2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
 from torchtitan_lighthouse.attention.pyramid import table_lengths
 
@@ -227,8 +227,8 @@ def select(
     nodes = empty(entries).fill_(-1)
 
     programs = batch * heads * tiles
-    block_coarse = triton.next_power_of_2(coarse)
-    block_fine = triton.next_power_of_2(fine)
+    block_coarse = next_power_of_2(coarse)
+    block_fine = next_power_of_2(fine)
     _expand_kernel[(programs,)](
         query_scores.contiguous(),
         key_scores.contiguous(),
@@ -249,7 +249,7 @@ def select(
         num_warps=min(16, max(4, max(block_coarse, block_fine) // 256)),
     )
     block = 256
-    _post_order_kernel[(programs * triton.cdiv(size, block),)](
+    _post_order_kernel[(programs * cdiv(size, block),)](
         counts,
         expanded_index,
         expanded_before,

@@ -12,7 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import log2, with_contiguous_rows
+from torchtitan_lighthouse.attention.kernels.layout import (
+    cdiv,
+    log2,
+    next_power_of_2,
+    with_contiguous_rows,
+)
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 from torchtitan_lighthouse.attention.reference import empty_rows
 
@@ -89,9 +94,9 @@ def slots_to_windows(
     y = with_contiguous_rows(y)
     out = empty_rows(y, seq_len)
     piece = seq_len // pieces
-    block_d = triton.next_power_of_2(dim)
+    block_d = next_power_of_2(dim)
     block_n = max(16, 2048 // block_d)
-    grid = (batch * pieces * triton.cdiv(piece, block_n) * heads,)
+    grid = (batch * pieces * cdiv(piece, block_n) * heads,)
     _slots_to_windows_kernel[grid](
         y,
         nodes.contiguous(),

@@ -15,7 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.kernels.layout import log2, with_contiguous_rows
+from torchtitan_lighthouse.attention.kernels.layout import (
+    cdiv,
+    log2,
+    next_power_of_2,
+    with_contiguous_rows,
+)
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 
 
@@ -136,10 +141,10 @@ def windows_to_slots(
     out = torch.empty(batch, heads, slots, dim, dtype=x.dtype, device=x.device)
     piece = seq_len // pieces
     windows = piece // pooling_factor ** (levels - 1) + shifted
-    block_d = triton.next_power_of_2(dim)
-    block_l = triton.next_power_of_2(max(1, levels - 2))
+    block_d = next_power_of_2(dim)
+    block_l = next_power_of_2(max(1, levels - 2))
     block_w = max(1, 8192 // (block_d * pooling_factor * block_l))
-    grid = (batch * pieces * triton.cdiv(windows, block_w) * heads,)
+    grid = (batch * pieces * cdiv(windows, block_w) * heads,)
     _windows_to_slots_kernel[grid](
         x,
         nodes.contiguous(),
