@@ -113,18 +113,18 @@ def bench_stages(
     with torch.no_grad():
         scores = [score(*qkv, config) for qkv in sets]
         nodes = select(*scores[0], config).nodes
-        gathered = [[ops.gather(x, nodes, slots, *pyramid) for x in qkv] for qkv in sets]
+        gathered = [ops.gather(*qkv, nodes, slots, *pyramid) for qkv in sets]
         stages = {
             "scores": time(lambda q, k, v: score(q, k, v, config), sets),
             "select": time(lambda q, k: select(q, k, config), scores),
-            "gather": time(lambda *x: [ops.gather(t, nodes, slots, *pyramid) for t in x], sets),
+            "gather": time(lambda *qkv: ops.gather(*qkv, nodes, slots, *pyramid), sets),
             "sdpa": time(dense, gathered),
             "scatter": time(lambda q, k, v: ops.scatter(q, nodes, seq_len, *pyramid, 1), gathered),
             "scatter_bwd": time(
                 lambda q, k, v: ops.scatter_backward(q, nodes, slots, *pyramid, 1), sets
             ),
             "gather_bwd": time(
-                lambda *x: [ops.gather_backward(t, nodes, seq_len, *pyramid) for t in x], gathered
+                lambda *qkv: ops.gather_backward(*qkv, nodes, seq_len, *pyramid), gathered
             ),
         }
     leaves = [tuple(x.requires_grad_() for x in qkv) for qkv in gathered]

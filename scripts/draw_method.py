@@ -14,6 +14,7 @@ import torch
 from matplotlib.patches import Patch, Rectangle
 
 from torchtitan_lighthouse import LighthouseConfig, Selection, select
+from torchtitan_lighthouse.attention.selection import entries_in_order
 
 SEQ_LEN = 32
 CONFIG = LighthouseConfig(levels=3, pooling_factor=2, topk=4, tile=2)
@@ -78,7 +79,8 @@ def box(axis: plt.Axes, x: float, y: float, width: float, fill: str, slot: int |
 
 
 def slots_of(selection: Selection) -> Slots:
-    pairs = zip(selection.level.flatten().tolist(), selection.index.flatten().tolist(), strict=True)
+    level, index = entries_in_order(selection, CONFIG, SEQ_LEN)
+    pairs = zip(level.flatten().tolist(), index.flatten().tolist(), strict=True)
     return {pair: slot for slot, pair in enumerate(pairs)}
 
 

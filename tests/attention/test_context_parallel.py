@@ -29,6 +29,7 @@ from torchtitan_lighthouse import (
 )
 from torchtitan_lighthouse.attention.all_gather import AllGatherAttention
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel, local_config
+from torchtitan_lighthouse.attention.selection import entries_in_order
 
 # float64 rounding through one softmax; no other source of difference is allowed.
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -196,17 +197,18 @@ def test_selection_is_that_of_one_device(size, pin_first, scores):
     streams = torch.rand(2, 2, 2, length)
     if scores == "ties":
         streams = (4 * streams).round()
-    whole = select(*streams, config)
+    levels, indices = entries_in_order(select(*streams, config), config, length)
     for rank in range(size):
         context_parallel = ContextParallel("", rank, size)
         local = [rows_of(s, context_parallel, -1) for s in streams]
         numbers = local_config(config, context_parallel, length // size)
-        level, index, _ = select(*local, numbers)
-        first_token = torch.tensor(context_parallel.pieces) * length // (2 * size)
-        first_token[1] -= length // (2 * size)  # where the second piece starts on the rank
+        local_length = length // size
+        level, index = entries_in_order(select(*local, numbers), numbers, local_length)
+        first_token = torch.tensor(context_parallel.pieces) * local_length // 2
+        first_token[1] -= local_length // 2  # where the second piece starts on the rank
         offset = first_token.repeat_interleave(level.shape[-1] // 2) // 4**level
-        assert torch.equal(level, rows_of(whole.level, context_parallel, -1))
-        assert torch.equal(index + offset, rows_of(whole.index, context_parallel, -1))
+        assert torch.equal(level, rows_of(levels, context_parallel, -1))
+        assert torch.equal(index + offset, rows_of(indices, context_parallel, -1))
 
 
 CONFIG = LighthouseConfig(levels=3, pooling_factor=4, topk=1536, tile=128)

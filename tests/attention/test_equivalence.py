@@ -1,6 +1,7 @@
 """lighthouse_attention against the slow loop, forward and backward, and against itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -114,7 +115,7 @@ def test_a_given_selection_replaces_the_scorers(heads):
     selection = random_selection(config, length, batch=2, heads=heads[1])
     upstream = torch.randn_like(qkv[0])
     actual = _run(partial(lighthouse_attention, config=config, selection=selection), qkv, upstream)
-    slow = partial(_slow, config=config, selection=entries_of(selection))
+    slow = partial(_slow, config=config, selection=entries_of(selection, config, length))
     _assert_all_close(actual, _run(slow, qkv, upstream), **EXACT)
 
 
@@ -165,7 +166,7 @@ def test_gather_and_scatter_round_once():
     out.backward(upstream)
 
     exact = []
-    for v, entries in zip(exact_v[0], entries_of(selection)[0], strict=True):
+    for v, entries in zip(exact_v[0], entries_of(selection, config, length)[0], strict=True):
         rows = slow_loop.gather(v, entries, config.pooling_factor).bfloat16()
         exact.append(slow_loop.scatter(rows.double(), entries, config.pooling_factor, length))
     torch.stack(exact)[None].backward(upstream.double())
@@ -199,9 +200,14 @@ def test_an_expanded_upstream_gradient_is_taken():
         torch.testing.assert_close(a.grad, e.grad, **EXACT)
 
 
-def test_a_selection_of_another_sequence_is_refused():
-    config, length = SMALL
+def test_a_selection_of_another_sequence_or_config_is_refused():
+    config, length = case(3, 2, 4, 1, 8)
     qkv = random_qkv(length)
-    for selection in (random_selection(config, 2 * length), random_selection(config, length, 1, 4)):
-        with pytest.raises(ValueError, match=r"selection.index .* must be \[B, Hkv, "):
+    larger = replace(config, topk=2 * config.topk)
+    for selection in (
+        random_selection(config, 2 * length),
+        random_selection(config, length, 1, 4),
+        random_selection(larger, length),
+    ):
+        with pytest.raises(ValueError, match=r"a selection of .* must be of .* by \[B, Hkv, "):
             lighthouse_attention(*qkv, config, selection=selection)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.cases import case, case_id, random_selection
-from torchtitan_lighthouse import LighthouseConfig, lighthouse_attention, select
+from torchtitan_lighthouse import LighthouseConfig, Selection, lighthouse_attention, select
 from torchtitan_lighthouse.attention import reference
 
 kernels = pytest.importorskip("torchtitan_lighthouse.attention.kernels")
@@ -39,8 +39,7 @@ GPU_CASES = [
     )
 ]
 ALL_CASES = [pytest.param(value, id=case_id(value)) for value in CASES] + GPU_CASES
-HEADS = [(1, 1, 1), (2, 4, 2)]  # B, Hx, H
-SHIFTED = [pytest.param(False, id="gather"), pytest.param(True, id="scatter")]
+HEADS = [(1, 1, 1), (2, 2, 1)]  # B, Hq, Hkv
 
 
 @pytest.fixture
@@ -74,13 +73,18 @@ def _scores(kind: str, batch: int, heads: int, length: int) -> Tensor:
         scores = torch.randn(shape)
     elif kind == "ties":
         scores = torch.randint(-1, 2, shape).float() * torch.randint(0, 2, shape).sub(0.5).sign()
+    elif kind == "nan":
+        # Of either sign, alone in a window and in all of it.
+        scores = torch.randn(shape)
+        scores[torch.rand(shape) < 0.6] = float("nan")
+        scores *= torch.randint(0, 2, shape).sub(0.5).sign()
     else:
         scores = torch.rand(shape).log().where(torch.rand(shape) < 0.5, -float("inf"))
         scores[torch.rand(shape) < 0.1] = float("inf")
     return scores.to(DEVICE)
 
 
-@pytest.mark.parametrize("kind", ["normal", "ties", "infinite"])
+@pytest.mark.parametrize("kind", ["normal", "ties", "infinite", "nan"])
 @pytest.mark.parametrize("value", ALL_CASES)
 def test_select_is_exact(value, kind, poisoned):
     config, length = value
@@ -94,8 +98,7 @@ def test_select_is_exact(value, kind, poisoned):
     )
     actual = kernels.select(*arguments)
     expected = reference.select(*(x.cpu() if torch.is_tensor(x) else x for x in arguments))
-    for name, a, e in zip(("level", "index", "nodes"), actual, expected, strict=True):
-        assert torch.equal(a.cpu(), e), name
+    assert torch.equal(actual.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -116,79 +119,103 @@ def test_norm_scores(dim, heads, dtype, poisoned):
         _assert_accurate(actual, plain, exact)
 
 
-def _check(name: str, x: Tensor, nodes: Tensor, length: int, *pyramid: int, shifted: bool) -> None:
-    """One kernel, as the gather or its backward uses it or, shifted, as the scatter or its own."""
+def _as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else value
+
+
+def _check(name: str, tensors: tuple[Tensor, ...], *rest: object) -> None:
+    """One op on q, k and v, or on q alone, against the plain one."""
     kernel, plain = getattr(kernels, name), getattr(reference, name)
-    actual = kernel(x, nodes, length, *pyramid, shifted=shifted)
-    assert actual.dtype == x.dtype
-    expected = plain(x, nodes, length, *pyramid, shifted=shifted)
-    for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
-        contiguous = expected.permute(layout).is_contiguous()
-        assert actual.permute(layout).is_contiguous() == contiguous
+    actual = _as_tuple(kernel(*tensors, *rest))
+    expected = _as_tuple(plain(*tensors, *rest))
     in_float32, exact = (
-        plain(x.to(dtype), nodes, length, *pyramid, shifted=shifted)
+        _as_tuple(plain(*(x.to(dtype) for x in tensors), *rest))
         for dtype in (torch.float32, torch.float64)
     )
-    _assert_accurate(actual, in_float32, exact)
+    for x, a, e, *yardsticks in zip(tensors, actual, expected, in_float32, exact, strict=True):
+        assert a.dtype == x.dtype
+        for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
+            assert a.permute(layout).is_contiguous() == e.permute(layout).is_contiguous()
+        _assert_accurate(a, *yardsticks)
 
 
-def _check_both(value, heads, dim, dtype, *, shifted, pieces=1) -> None:
+def _tensors(name: str, heads: tuple, length: int, dim: int, dtype: torch.dtype):
+    """q, k and v, or q alone, as an op takes them."""
+    batch, query_heads, kv_heads = heads
+    of_each = (query_heads, kv_heads, kv_heads) if "gather" in name else (query_heads,)
+    return tuple(_strided_rows(batch, h, length, dim, dtype) for h in of_each)
+
+
+GATHER, SCATTER = ("gather", "gather_backward"), ("scatter_backward", "scatter")
+OPS = [pytest.param(GATHER, id="gather"), pytest.param(SCATTER, id="scatter")]
+
+
+def _check_both(value, heads, dim, dtype, ops, pieces=1) -> None:
+    """An op from windows to slots, and its transpose."""
     config, length = value
-    batch, row_heads, selection_heads = heads
     slots = config.sub_sequence_length(length)
-    nodes = random_selection(config, length, batch, selection_heads).nodes.to(DEVICE)
-    pyramid = (config.levels, config.pooling_factor, pieces)
-    rows = _strided_rows(batch, row_heads, length, dim, dtype)
-    _check("windows_to_slots", rows, nodes, slots, *pyramid, shifted=shifted)
-    entries = _strided_rows(batch, row_heads, slots, dim, dtype)
-    _check("slots_to_windows", entries, nodes, length, *pyramid, shifted=shifted)
+    nodes = random_selection(config, length, heads[0], heads[2]).nodes.to(DEVICE)
+    numbers = (config.levels, config.pooling_factor)
+    if ops == SCATTER:
+        numbers += (pieces,)
+    for name, size, to in zip(ops, (length, slots), (slots, length), strict=True):
+        _check(name, _tensors(name, heads, size, dim, dtype), nodes, to, *numbers)
 
 
-@pytest.mark.parametrize("shifted", SHIFTED)
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
 @pytest.mark.parametrize("value", ALL_CASES)
-def test_windows_and_slots(value, heads, shifted, poisoned):
-    _check_both(value, heads, 32, torch.float32, shifted=shifted)
+def test_windows_and_slots(value, heads, ops, poisoned):
+    _check_both(value, heads, 32, torch.float32, ops)
 
 
-@pytest.mark.parametrize("shifted", SHIFTED)
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dim", [33, 80, 128, 256])
-def test_dtypes_and_head_dims(dim, dtype, shifted, poisoned):
-    _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, shifted=shifted)
+def test_dtypes_and_head_dims(dim, dtype, ops, poisoned):
+    _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, ops)
 
 
-@pytest.mark.parametrize("shifted", SHIFTED)
-def test_float64_is_summed_in_float64(shifted, poisoned):
+@pytest.mark.parametrize("name", [*GATHER, *SCATTER])
+def test_float64_is_summed_in_float64(name, poisoned):
     config, length = case(3, 4, 8, 2, 12)
     slots = config.sub_sequence_length(length)
     nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
-    for name, size, to in (
-        ("windows_to_slots", length, slots),
-        ("slots_to_windows", slots, length),
-    ):
-        rows = _strided_rows(1, 2, size, 32, torch.float64)
-        actual, plain = (
-            getattr(module, name)(rows, nodes, to, 3, 4, shifted=shifted)
-            for module in (kernels, reference)
-        )
-        # Sums of at most 16 rows, in another order.
-        torch.testing.assert_close(actual, plain, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
+    sizes = (length, slots) if name in (GATHER[0], SCATTER[0]) else (slots, length)
+    tensors = _tensors(name, (1, 2, 1), sizes[0], 32, torch.float64)
+    numbers = (3, 4, 1) if name in SCATTER else (3, 4)
+    actual, plain = (
+        _as_tuple(getattr(module, name)(*tensors, nodes, sizes[1], *numbers))
+        for module in (kernels, reference)
+    )
+    # Sums of at most 16 rows, in another order.
+    tolerance = {"rtol": 0, "atol": 64 * torch.finfo(torch.float64).eps}
+    torch.testing.assert_close(actual, plain, **tolerance)
+
+
+@pytest.mark.parametrize("layout", ["q", "k", "v"])
+def test_q_k_and_v_may_lie_differently_in_memory(layout, poisoned):
+    config, length = case(3, 2, 8, 2, 12)
+    slots = config.sub_sequence_length(length)
+    nodes = random_selection(config, length, 2, 2).nodes.to(DEVICE)
+    for name, size, to in (("gather", length, slots), ("gather_backward", slots, length)):
+        tensors = dict(zip("qkv", _tensors(name, (2, 4, 2), size, 32, torch.float32), strict=True))
+        tensors[layout] = tensors[layout].contiguous()
+        _check(name, tuple(tensors.values()), nodes, to, 3, 2)
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
 @pytest.mark.parametrize("pieces", [2, 4])
 @pytest.mark.parametrize("pyramid", [(2, 4), (3, 2), (4, 2)], ids=str)
 def test_pieces(pyramid, pieces, heads, poisoned):
-    _check_both(case(*pyramid, 8, 4, 9), heads, 32, torch.float32, shifted=True, pieces=pieces)
+    _check_both(case(*pyramid, 8, 4, 9), heads, 32, torch.float32, SCATTER, pieces)
 
 
 def test_rows_that_are_not_contiguous():
     config, length = case(3, 2, 8, 2, 12)
     nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
-    rows = torch.randn(1, 1, 32, length, device=DEVICE).transpose(2, 3)
-    slots = config.sub_sequence_length(length)
-    _check("windows_to_slots", rows, nodes, slots, 3, 2, shifted=False)
+    rows = torch.randn(3, 1, 1, 32, length, device=DEVICE).transpose(3, 4)
+    _check("gather", tuple(rows), nodes, config.sub_sequence_length(length), 3, 2)
 
 
 def test_nodes_that_are_not_contiguous():
@@ -196,8 +223,17 @@ def test_nodes_that_are_not_contiguous():
     nodes = random_selection(config, length, 2, 4).nodes.to(DEVICE)[:, ::2]
     slots = config.sub_sequence_length(length)
     rows = _strided_rows(2, 2, length, 32, torch.float32)
-    _check("windows_to_slots", rows, nodes, slots, 3, 2, shifted=False)
-    _check("slots_to_windows", rows[:, :, :slots], nodes, length, 3, 2, shifted=True)
+    _check("gather", (rows, rows, rows), nodes, slots, 3, 2)
+    _check("scatter", (rows[:, :, :slots],), nodes, length, 3, 2, 1)
+
+
+def test_more_candidates_than_a_program_holds_are_selected_by_the_plain_op_with_a_warning():
+    config, length = case(2, 2, 2, 1, 8193)
+    scores = torch.rand(2, 1, 1, length, device=DEVICE)
+    numbers = (config.levels, config.pooling_factor, config.topk, config.tile, config.pin_first)
+    with pytest.warns(UserWarning, match="8193 candidates .* A smaller tile"):
+        nodes = kernels.select(*scores, *numbers)
+    assert torch.equal(nodes, reference.select(*scores, *numbers))
 
 
 # What only a GPU can show.
@@ -246,9 +282,9 @@ def test_attention_equals_the_plain_ops_on_cpu(dtype):
     scores = [x.float().norm(dim=-1) for x in qkv[:2]]
     on_gpu = select(*scores, config)
     on_cpu = select(*(s.cpu() for s in scores), config)
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(on_gpu, on_cpu, strict=True))
+    assert torch.equal(on_gpu.nodes.cpu(), on_cpu.nodes)
 
-    def step(device: str, dtype: torch.dtype, selection: tuple) -> list[Tensor]:
+    def step(device: str, dtype: torch.dtype, selection: Selection) -> list[Tensor]:
         leaves = [x.detach().to(device, dtype).requires_grad_() for x in qkv]
         out = lighthouse_attention(*leaves, config, selection=selection)
         grads = torch.autograd.grad(out, leaves, torch.ones_like(out))
@@ -287,14 +323,14 @@ def test_offsets_beyond_32_bits():
     torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
     selection = select(query_scores, key_scores, config)
     slots = config.sub_sequence_length(length)
-    y = kernels.windows_to_slots(x, selection.nodes, slots, 2, 2, shifted=False)
+    y, _, _ = kernels.gather(x, x, x, selection.nodes, slots, 2, 2)
     leaves = y[0, :, [-6, -5, -3, -2]]
     assert torch.equal(leaves, x[0, :, -4:])
     parents = y[0, :, [-4, -1]]
     torch.testing.assert_close(
         parents, x[0, :, -4:].unflatten(1, (2, 2)).float().mean(2).bfloat16()
     )
-    back = kernels.slots_to_windows(y, selection.nodes, length, 2, 2, shifted=True)
+    back = kernels.scatter(y, selection.nodes, length, 2, 2, 1)
     last = leaves[:, 3].float() + parents[:, 1].float()
     torch.testing.assert_close(back[0, :, -1], last.bfloat16())
 

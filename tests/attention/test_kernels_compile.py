@@ -10,8 +10,7 @@ pytest.importorskip("triton")
 
 KERNELS = {
     "_norm_scores_kernel",
-    "_expand_kernel",
-    "_post_order_kernel",
+    "_select_kernel",
     "_windows_to_slots_kernel",
     "_slots_to_windows_kernel",
 }

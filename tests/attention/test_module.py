@@ -62,6 +62,8 @@ def test_more_query_than_kv_heads_without_enable_gqa_is_refused():
         pytest.param((1, 3, 56, 8), (1, 2, 56, 8), (1, 2, 56, 8), id="heads-not-a-multiple"),
         pytest.param((1, 2, 56, 8), (1, 2, 32, 8), (1, 2, 32, 8), id="lengths-differ"),
         pytest.param((1, 2, 56, 8), (1, 2, 56, 8), (1, 1, 56, 8), id="k-and-v-differ"),
+        pytest.param((1, 2, 56, 8), (1, 0, 56, 8), (1, 0, 56, 8), id="no-key-heads"),
+        pytest.param((1, 0, 56, 8), (1, 0, 56, 8), (1, 0, 56, 8), id="no-heads"),
         pytest.param((2, 56, 8), (2, 56, 8), (2, 56, 8), id="no-batch"),
     ],
 )
@@ -69,6 +71,12 @@ def test_shapes_that_do_not_fit_are_refused(q, k, v):
     rule = f"q {[*q]} must be [B, Hq, N, D], k {[*k]} and v {[*v]} [B, Hkv, N, D], with"
     with pytest.raises(ValueError, match=re.escape(rule)):
         lighthouse_attention(torch.ones(q), torch.ones(k), torch.ones(v), SMALL[0])
+
+
+def test_dtypes_that_differ_are_refused():
+    q, k, v = random_qkv(SMALL[1])
+    with pytest.raises(ValueError, match=r"q .*64, k .*32 and v .*64 must be of one dtype"):
+        lighthouse_attention(q, k.float(), v, SMALL[0])
 
 
 def test_a_length_that_the_pyramid_cannot_take_is_refused():

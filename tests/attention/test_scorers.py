@@ -107,7 +107,7 @@ def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
     qkv = random_qkv(length)
     by_scorer = lighthouse_attention(*qkv, config)
     selection = select(*early(*qkv), config)
-    assert entries_of(selection)[0][0][:4] == [(0, 0), (0, 1), (1, 0), (0, 2)]
+    assert entries_of(selection, config, length)[0][0][:4] == [(0, 0), (0, 1), (1, 0), (0, 2)]
     torch.testing.assert_close(by_scorer, lighthouse_attention(*qkv, config, selection=selection))
 
 

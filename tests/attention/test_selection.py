@@ -9,6 +9,7 @@ from tests.attention.test_slow_loop import BY_HAND, KEY_SCORES, QUERY_SCORES
 from tests.support import slow_loop
 from tests.support.cases import CASES, PINNED, case, case_id, entries_of, random_selection
 from torchtitan_lighthouse import LighthouseConfig, select
+from torchtitan_lighthouse.attention.selection import entries_in_order
 
 
 def _from(values: list[float]):
@@ -48,8 +49,8 @@ def test_equals_the_slow_loop_on_any_geometry(geometry, kind, seed):
     torch.manual_seed(seed)
     query_scores, key_scores = SCORES[kind]((2, 2, 3, length))
     selection = select(query_scores, key_scores, config)
-    assert selection.level.shape[-1] == config.sub_sequence_length(length)
-    entries = entries_of(selection)
+    assert selection.slots == config.sub_sequence_length(length)
+    entries = entries_of(selection, config, length)
     for b in range(2):
         for h in range(3):
             scores = query_scores[b, h].tolist(), key_scores[b, h].tolist()
@@ -60,7 +61,7 @@ def test_equals_the_slow_loop_on_any_geometry(geometry, kind, seed):
 def test_worked_out_by_hand(pin_first):
     config = LighthouseConfig(levels=3, pooling_factor=2, topk=2, tile=2, pin_first=pin_first)
     scores = torch.tensor([[QUERY_SCORES]]), torch.tensor([[KEY_SCORES]])
-    assert entries_of(select(*scores, config)) == [[BY_HAND[pin_first]]]
+    assert entries_of(select(*scores, config), config, 8) == [[BY_HAND[pin_first]]]
 
 
 @pytest.mark.parametrize(
@@ -80,21 +81,19 @@ def test_length_by_the_formula(levels, p, topk, length, expected):
 
 
 @pytest.mark.parametrize("geometry", CASES, ids=case_id)
-def test_fields_are_int32_of_the_stated_shapes(geometry):
+def test_nodes_are_int32_of_the_stated_shape(geometry):
     config, length = geometry
     selection = random_selection(config, length, batch=2, heads=3)
-    sub_length = config.sub_sequence_length(length)
     pooled = sum(length // config.pooling_factor**level for level in range(1, config.levels))
-    assert selection.level.shape == selection.index.shape == (2, 3, sub_length)
     assert selection.nodes.shape == (2, 3, pooled)
-    assert {t.dtype for t in selection} == {torch.int32}
+    assert selection.nodes.dtype == torch.int32
 
 
 @pytest.mark.parametrize("geometry", CASES, ids=case_id)
 def test_windows_ends_never_decrease(geometry):
     config, length = geometry
-    selection = random_selection(config, length)
-    ends = (selection.index + 1) * config.pooling_factor**selection.level
+    level, index = entries_in_order(random_selection(config, length), config, length)
+    ends = (index + 1) * config.pooling_factor**level
     assert (ends.diff(dim=-1) >= 0).all()
 
 
@@ -102,7 +101,7 @@ def test_windows_ends_never_decrease(geometry):
 def test_unexpanded_entries_partition_the_sequence(geometry):
     config, length = geometry
     p = config.pooling_factor
-    for entries in entries_of(random_selection(config, length))[0]:
+    for entries in entries_of(random_selection(config, length), config, length)[0]:
         gathered = set(entries)
         leaves = [(level, i) for level, i in entries if (level - 1, i * p) not in gathered]
         covered = sorted(j for entry in leaves for j in slow_loop.window(entry, p))
@@ -114,7 +113,7 @@ def test_nodes_invert_the_order(geometry):
     config, length = geometry
     p = config.pooling_factor
     selection = random_selection(config, length)
-    for h, entries in enumerate(entries_of(selection)[0]):
+    for h, entries in enumerate(entries_of(selection, config, length)[0]):
         slots = {entry: slot for slot, entry in enumerate(entries)}
         pooled = [
             (level, i) for level in range(1, config.levels) for i in range(length // p**level)
@@ -131,7 +130,7 @@ def test_pinning_expands_the_first_entry_of_every_level(geometry):
     config, length = geometry
     # Scores that grow with the position would leave the first entries out.
     scores = torch.arange(length, dtype=torch.float32).expand(1, 1, length)
-    entries = entries_of(select(scores, scores, config))[0][0]
+    entries = entries_of(select(scores, scores, config), config, length)[0][0]
     assert entries[: config.pooling_factor] == [(0, j) for j in range(config.pooling_factor)]
 
 
@@ -143,8 +142,7 @@ def test_heads_and_batch_elements_select_on_their_own():
         for h in range(3):
             one = (slice(b, b + 1), slice(h, h + 1))
             alone = select(query_scores[one], key_scores[one], config)
-            for whole, part in zip(together, alone, strict=True):
-                assert torch.equal(whole[one], part)
+            assert torch.equal(together.nodes[one], alone.nodes)
 
 
 def test_strided_scores_select_alike():
@@ -152,8 +150,15 @@ def test_strided_scores_select_alike():
     query_scores, key_scores = torch.rand(2, 2, length, 3).transpose(-1, -2)
     strided = select(query_scores, key_scores, config)
     contiguous = select(query_scores.contiguous(), key_scores.contiguous(), config)
-    for a, b in zip(strided, contiguous, strict=True):
-        assert torch.equal(a, b)
+    assert torch.equal(strided.nodes, contiguous.nodes)
+
+
+def test_nan_counts_as_minus_infinity():
+    config, length = case(3, 4, 8, 2, 12, pin_first=False)
+    scores = torch.randn(2, 2, 3, length)
+    scores[torch.rand(scores.shape) < 0.7] = torch.nan
+    instead = scores.nan_to_num(nan=-torch.inf)
+    assert torch.equal(select(*scores, config).nodes, select(*instead, config).nodes)
 
 
 def test_a_length_that_the_pyramid_cannot_take_is_refused():

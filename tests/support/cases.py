@@ -8,6 +8,7 @@ from torch import Tensor
 from tests.support.slow_loop import Entry
 from torchtitan_lighthouse import LighthouseConfig, Selection, select
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
+from torchtitan_lighthouse.attention.selection import entries_in_order
 
 Case = tuple[LighthouseConfig, int]  # the numbers and the sequence length
 
@@ -73,9 +74,11 @@ def random_selection(
     return select(*torch.rand(2, batch, heads, length), config)
 
 
-def entries_of(selection: Selection) -> list[list[list[Entry]]]:
+def entries_of(
+    selection: Selection, config: LighthouseConfig, length: int
+) -> list[list[list[Entry]]]:
     """The selection in the slow loop's form: (level, index) by batch element, head and slot."""
-    pairs = torch.stack([selection.level, selection.index], dim=-1).tolist()
+    pairs = torch.stack(entries_in_order(selection, config, length), dim=-1).tolist()
     return [[[tuple(e) for e in head] for head in element] for element in pairs]
 
 

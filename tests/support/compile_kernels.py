@@ -39,10 +39,11 @@ def launch_all(config, seq_len, heads, dim, dtype):
     pyramid = (config.levels, config.pooling_factor)
     slots = config.sub_sequence_length(seq_len)
     scores = kernels.norm_scores(q, k)
-    *_, nodes = kernels.select(*scores, *pyramid, config.topk, config.tile, config.pin_first)
-    for shifted in (False, True):
-        y = kernels.windows_to_slots(q, nodes, slots, *pyramid, shifted=shifted)
-        kernels.slots_to_windows(y, nodes, seq_len, *pyramid, shifted=shifted)
+    nodes = kernels.select(*scores, *pyramid, config.topk, config.tile, config.pin_first)
+    gathered = kernels.gather(q, k, k, nodes, slots, *pyramid)
+    kernels.gather_backward(*gathered, nodes, seq_len, *pyramid)
+    out = kernels.scatter(gathered[0], nodes, seq_len, *pyramid, 1)
+    kernels.scatter_backward(out, nodes, slots, *pyramid, 1)
 
 
 def compile_instead_of_running(compute_capability: int) -> None:

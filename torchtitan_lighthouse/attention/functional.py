@@ -71,7 +71,7 @@ def lighthouse_attention(
     if selection is None:
         selection = select(*score(q, k, v, config), config)
     _validate_selection(selection, k, config)
-    q, k, v = (gather(x, selection, config) for x in (q, k, v))
+    q, k, v = gather(q, k, v, selection, config)
     y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
@@ -91,15 +91,19 @@ def score(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Te
         return scorer.function(q, k, v, **options)
 
 
-def gather(x: Tensor, selection: Selection, config: LighthouseConfig) -> Tensor:
-    """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D].
+def gather(
+    q: Tensor, k: Tensor, v: Tensor, selection: Selection, config: LighthouseConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D] for q, k and v.
 
-    Row s is the mean of x over the window of entry (level[s], index[s]), in x's dtype; sums are
-    taken in float32, or float64 for float64. Hx is a multiple of the selection's heads.
+    Row s is the mean over the window of the entry in slot s, in the dtype that q, k and v share;
+    sums are taken in float32, or float64 for float64. k and v have the selection's heads and q a
+    multiple of them; all have one D.
     """
-    slots = selection.index.shape[-1]
-    rows: Tensor = ops.gather(x, selection.nodes, slots, config.levels, config.pooling_factor)
-    return rows
+    q, k, v = ops.gather(
+        q, k, v, selection.nodes, selection.slots, config.levels, config.pooling_factor
+    )
+    return q, k, v
 
 
 def scatter(
@@ -120,22 +124,23 @@ def scatter(
 
 def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfig) -> None:
     batch, kv_heads, seq_len, _ = k.shape
-    slots = config.sub_sequence_length(seq_len)
     entries = sum(table_lengths(seq_len, config.levels, config.pooling_factor))
-    for name, length in (("index", slots), ("nodes", entries)):
-        shape = getattr(selection, name).shape
-        if shape != (batch, kv_heads, length):
-            raise RefusalError(
-                f"selection.{name} {list(shape)} must be [B, Hkv, {length}] = "
-                f"{[batch, kv_heads, length]}: it was made for another sequence or config"
-            )
+    slots = config.sub_sequence_length(seq_len)
+    if selection.nodes.shape != (batch, kv_heads, entries) or selection.slots != slots:
+        raise RefusalError(
+            f"a selection of {selection.slots} entries by nodes {list(selection.nodes.shape)} must "
+            f"be of {slots} by [B, Hkv, {entries}] = {[batch, kv_heads, entries]}: it was made for "
+            "another sequence or config"
+        )
 
 
 def _validate_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     fit = q.ndim == k.ndim == 4 and k.shape == v.shape
     fit = fit and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
-    if not fit or q.shape[1] % k.shape[1]:
+    if not fit or not q.shape[1] or not k.shape[1] or q.shape[1] % k.shape[1]:
         raise RefusalError(
             f"q {list(q.shape)} must be [B, Hq, N, D], k {list(k.shape)} and v {list(v.shape)} "
-            "[B, Hkv, N, D], with Hq a multiple of Hkv"
+            "[B, Hkv, N, D], with Hq a multiple of Hkv and at least 1"
         )
+    if not q.dtype == k.dtype == v.dtype:
+        raise RefusalError(f"q {q.dtype}, k {k.dtype} and v {v.dtype} must be of one dtype")

@@ -5,7 +5,6 @@ is installed. Callers name the op, never the implementation. Pyramids have at le
 """
 
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
-from torchtitan_lighthouse.attention.pyramid import sub_sequence_length, table_lengths
+from torchtitan_lighthouse.attention.pyramid import table_lengths
+from torchtitan_lighthouse.refusal import RefusalError
 
 kernels: ModuleType | None = None
 if find_spec("triton") is not None:
@@ -23,17 +23,14 @@ if find_spec("triton") is not None:
 _PYRAMID = "int levels, int pooling_factor"
 
 
-def _define(
-    name: str, schema: str, fake: Callable, implementation: str, **options: Any
-) -> Callable:
-    """An op that ``reference`` implements, and ``kernels`` where it helps, by one signature."""
+def _define(name: str, schema: str, fake: Callable) -> Callable:
+    """An op that ``reference`` implements under its name, and ``kernels`` where it helps."""
     qualified = f"lighthouse::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(qualified, fake)
     for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
-        if hasattr(module, implementation):
-            function = partial(getattr(module, implementation), **options)
-            torch.library.impl(qualified, device, _as_the_tensors_are(function))
+        if hasattr(module, name):
+            torch.library.impl(qualified, device, _as_the_tensors_are(getattr(module, name)))
     op: Callable = getattr(torch.ops.lighthouse, name).default
     return op
 
@@ -45,9 +42,11 @@ def _as_the_tensors_are(function: Callable) -> Callable:
     """
 
     def run(first: Tensor, *rest: Any) -> Any:
-        autocast_off = torch.autocast(first.device.type, enabled=False)
-        with torch.cuda.device_of(first), autocast_off:
-            return function(first, *rest)
+        with torch.cuda.device_of(first):
+            if not torch.is_autocast_enabled(first.device.type):
+                return function(first, *rest)
+            with torch.autocast(first.device.type, enabled=False):
+                return function(first, *rest)
 
     return run
 
@@ -58,20 +57,14 @@ def _scores_fake(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 _SCORES = "(Tensor query_scores, Tensor key_scores)"
-norm_scores = _define(
-    "norm_scores", f"(Tensor q, Tensor k) -> {_SCORES}", _scores_fake, "norm_scores"
-)
+norm_scores = _define("norm_scores", f"(Tensor q, Tensor k) -> {_SCORES}", _scores_fake)
 dilated_scores = _define(
     "dilated_scores",
     f"(Tensor q, Tensor k, Tensor v, int dilation) -> {_SCORES}",
     _scores_fake,
-    "dilated_scores",
 )
 gla_scores = _define(
-    "gla_scores",
-    f"(Tensor q, Tensor k, Tensor v, Tensor log_decay) -> {_SCORES}",
-    _scores_fake,
-    "gla_scores",
+    "gla_scores", f"(Tensor q, Tensor k, Tensor v, Tensor log_decay) -> {_SCORES}", _scores_fake
 )
 
 
@@ -83,23 +76,17 @@ def _select_fake(
     topk: int,
     tile: int,
     pin_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     batch, heads, seq_len = query_scores.shape
-    slots = sub_sequence_length(seq_len, levels, pooling_factor, topk)
     entries = sum(table_lengths(seq_len, levels, pooling_factor))
-    level, index, nodes = (
-        query_scores.new_empty(batch, heads, size, dtype=torch.int32)
-        for size in (slots, slots, entries)
-    )
-    return level, index, nodes
+    return query_scores.new_empty(batch, heads, entries, dtype=torch.int32)
 
 
 select = _define(
     "select",
     f"(Tensor query_scores, Tensor key_scores, {_PYRAMID}, int topk, int tile, bool pin_first)"
-    " -> (Tensor level, Tensor index, Tensor nodes)",
+    " -> Tensor",
     _select_fake,
-    "select",
 )
 
 
@@ -112,57 +99,61 @@ def _rows_fake(y: Tensor, nodes: Tensor, seq_len: int, *_: int) -> Tensor:
     return reference.empty_rows(y, seq_len)
 
 
+def _of_three(fake: Callable) -> Callable:
+    return lambda q, k, v, *rest: tuple(fake(x, *rest) for x in (q, k, v))
+
+
 gather = _define(
     "gather",
-    f"(Tensor x, Tensor nodes, SymInt slots, {_PYRAMID}) -> Tensor",
-    _slots_fake,
-    "windows_to_slots",
-    shifted=False,
+    f"(Tensor q, Tensor k, Tensor v, Tensor nodes, SymInt slots, {_PYRAMID})"
+    " -> (Tensor q, Tensor k, Tensor v)",
+    _of_three(_slots_fake),
 )
 gather_backward = _define(
     "gather_backward",
-    f"(Tensor grad, Tensor nodes, SymInt seq_len, {_PYRAMID}) -> Tensor",
-    _rows_fake,
-    "slots_to_windows",
-    shifted=False,
+    f"(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor nodes, SymInt seq_len, {_PYRAMID})"
+    " -> (Tensor q, Tensor k, Tensor v)",
+    _of_three(_rows_fake),
 )
 scatter = _define(
     "scatter",
     f"(Tensor y, Tensor nodes, SymInt seq_len, {_PYRAMID}, int pieces) -> Tensor",
     _rows_fake,
-    "slots_to_windows",
-    shifted=True,
 )
 scatter_backward = _define(
     "scatter_backward",
     f"(Tensor grad, Tensor nodes, SymInt slots, {_PYRAMID}, int pieces) -> Tensor",
     _slots_fake,
-    "windows_to_slots",
-    shifted=True,
 )
 
 
-def _keep_nodes(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    rows, nodes, _length, *ctx.pyramid = inputs
-    ctx.length = rows.shape[2]
+def _keep_nodes(ctx: Any, inputs: tuple, output: Any) -> None:
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    *rows, nodes = tensors
+    _length, *ctx.numbers = inputs[len(tensors) :]
+    ctx.length = rows[0].shape[2]
     ctx.save_for_backward(nodes)
 
 
 def _register_transpose(name: str, transpose: Callable) -> None:
-    """The ops are linear in their rows, and nothing else of theirs has a gradient."""
+    """The ops are linear in their rows, and nothing else of theirs has a gradient.
 
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    Transposes have no formula: only a second derivative would need one, and every call would pay.
+    """
+
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
+            raise RefusalError("Lighthouse attention has no second derivative (create_graph=True)")
         (nodes,) = ctx.saved_tensors
-        rows = transpose(grad, nodes, ctx.length, *ctx.pyramid)
-        return (rows, None, None, *[None] * len(ctx.pyramid))
+        rows = transpose(*grads, nodes, ctx.length, *ctx.numbers)
+        rows = rows if isinstance(rows, tuple) else (rows,)
+        return (*rows, None, None, *[None] * len(ctx.numbers))
 
     torch.library.register_autograd(f"lighthouse::{name}", backward, setup_context=_keep_nodes)
 
 
 _register_transpose("gather", gather_backward)
-_register_transpose("gather_backward", gather)
 _register_transpose("scatter", scatter_backward)
-_register_transpose("scatter_backward", scatter)
 
 SELECTION = frozenset({norm_scores, dilated_scores, gla_scores, select})
 """What any activation checkpointing should keep of a Lighthouse layer: which entries it selected.

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.reference.nodes import entry_slots
 from torchtitan_lighthouse.refusal import RefusalError
 
 
@@ -16,16 +18,36 @@ class Selection(NamedTuple):
     post-order walk of the forest that the expanded entries span: children before their parent.
 
     Attributes:
-        level: int32 [B, H, S], the level of the entry in each slot of the sub-sequence.
-        index: int32 [B, H, S], its index within that level.
-        nodes: int32 [B, H, Σ_{ℓ≥1} N/p^ℓ], the inverse: the entries of level 1, then level 2, …
-            Each is -1 if it is not gathered, else 2·slot + (1 if it is expanded else 0). The leaves
-            need no table: the p children of an expanded entry of level 1 are the p slots before it.
+        nodes: int32 [B, H, Σ_{ℓ≥1} N/p^ℓ], the slot in the sub-sequence of each entry of level 1,
+            then level 2, …: -1 if it is not gathered, else 2·slot + (1 if it is expanded else 0).
+            The leaves need no table: the p children of an expanded entry of level 1 are the p slots
+            before it.
+        slots: S, the gathered entries; the same for every head.
     """
 
-    level: Tensor
-    index: Tensor
     nodes: Tensor
+    slots: int
+
+
+def entries_in_order(
+    selection: Selection, config: LighthouseConfig, seq_len: int
+) -> tuple[Tensor, Tensor]:
+    """What a selection of ``seq_len`` tokens gathers, slot by slot.
+
+    Returns:
+        The level of each slot's entry and its index within that level: int64 [B, H, S] each.
+    """
+    nodes, slots = selection
+    # One slot more than there are takes the entries that are not gathered.
+    level, index = (
+        nodes.new_empty(*nodes.shape[:2], slots + 1, dtype=torch.int64) for _ in range(2)
+    )
+    for n in range(config.levels):
+        slot = entry_slots(nodes, n, seq_len, config.levels, config.pooling_factor) % (slots + 1)
+        level.scatter_(-1, slot, n)
+        entries = torch.arange(slot.shape[-1], device=nodes.device)
+        index.scatter_(-1, slot, entries.expand_as(slot))
+    return level[..., :slots], index[..., :slots]
 
 
 def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -> Selection:
@@ -37,7 +59,8 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
     0 of every level counts as having the highest query score.
 
     Args:
-        query_scores, key_scores: float [B, H, N], no NaN; compared in float32, without gradient.
+        query_scores, key_scores: float [B, H, N], compared in float32, without gradient. NaN counts
+            as -infinity, so that any scores give a whole selection.
 
     Returns:
         The selection of each head, S entries long.
@@ -52,15 +75,14 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
             f"query_scores {list(query_scores.shape)} and key_scores {list(key_scores.shape)} "
             "must have one shape [B, H, N]"
         )
-    config.validate_seq_len(query_scores.shape[-1])
-    return Selection(
-        *ops.select(
-            query_scores.detach().float(),
-            key_scores.detach().float(),
-            config.levels,
-            config.pooling_factor,
-            config.topk,
-            config.tile,
-            config.pin_first,
-        )
+    slots = config.sub_sequence_length(query_scores.shape[-1])
+    nodes = ops.select(
+        query_scores.detach().float(),
+        key_scores.detach().float(),
+        config.levels,
+        config.pooling_factor,
+        config.topk,
+        config.tile,
+        config.pin_first,
     )
+    return Selection(nodes, slots)

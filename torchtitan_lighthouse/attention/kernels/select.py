@@ -1,10 +1,13 @@
-"""Stratified selection and its post-order, in two launches.
+"""Stratified selection and its post-order, a program to each tile.
 
-The tiles are independent: each expands m entries per level and so fills its own S/(k/m) slots. In a
-tile, the candidates of a level lie next to each other, ordered by index: all entries of the
-coarsest level, and p·m children of expanded entries at each level below. ``place`` is where a
-candidate stands among those of its level and tile.
+The tiles are independent: each expands m entries per level, fills its own S/(k/m) slots and writes
+its own part of each level of the nodes table. In a tile, the candidates of a level lie next to each
+other, ordered by index: all entries of the coarsest level, and p·m children of expanded entries at
+each level below. ``place`` is where a candidate stands among those of its level and tile.
 """
+
+import warnings
+from functools import cache
 
 import torch
 import triton
@@ -12,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
-from torchtitan_lighthouse.attention.kernels.layout import cdiv, log2, next_power_of_2
+from torchtitan_lighthouse.attention.kernels.layout import log2, next_power_of_2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
 from torchtitan_lighthouse.attention.pyramid import table_lengths
 
@@ -48,6 +51,7 @@ def _pooled_keys(scores, index, free, WINDOW: tl.constexpr, CHUNK: tl.constexpr)
     for start in range(0, WINDOW, CHUNK):
         tokens = index[:, None] * WINDOW + start + tl.arange(0, CHUNK)[None, :]
         b_scores = tl.load(scores + tokens, mask=free[:, None], other=float("-inf"))
+        b_scores = tl.where(b_scores == b_scores, b_scores, float("-inf"))  # NaN is the lowest
         best = tl.maximum(best, b_scores)
     return _ordered_keys(tl.max(best, axis=1))
 
@@ -73,15 +77,14 @@ def _expand_best(
 
 
 @triton.jit
-def _expand_kernel(
+def _expand_tile(
     query_scores,
     key_scores,
-    counts,  # int32 [B·H, tiles, COARSE + (L-2)·p·m]: 2·(expanded up to here) + (expanded itself)
-    expanded_index,  # int32 [B·H, tiles, L-1, m]: the expanded entries of levels 1, 2, …
-    expanded_before,  # the same: the candidates before each, and before each of its ancestors
-    N,
-    TILES,
-    COARSE: tl.constexpr,  # entries of the coarsest level in a tile
+    counts,
+    expanded_index,
+    expanded_before,
+    tile,
+    COARSE: tl.constexpr,
     TILE: tl.constexpr,
     LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
@@ -91,15 +94,8 @@ def _expand_kernel(
     BLOCK_FINE: tl.constexpr,
     CHUNK_FINE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    tile = pid % TILES
+    """Select level by level, the coarsest first; see ``_select_kernel`` for what is stored."""
     fine: tl.constexpr = TILE << LOG_P
-    query_scores += pid // TILES * N
-    key_scores += pid // TILES * N
-    counts += pid * (COARSE + (LEVELS - 2) * fine)
-    expanded_index += pid * (LEVELS - 1) * TILE
-    expanded_before += pid * (LEVELS - 1) * TILE
-
     place = tl.arange(0, BLOCK_COARSE)
     free = place < COARSE
     index = (tile * COARSE + place).to(tl.int32)
@@ -141,60 +137,137 @@ def _expand_kernel(
 
 
 @triton.jit
-def _post_order_kernel(
+def _fill_table(
+    nodes,
+    N,
+    tile,
+    COARSE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Mark the tile's entries below the coarsest level, all of which are gathered, as not so."""
+    for level in tl.static_range(1, LEVELS - 1):
+        entries = COARSE << (LOG_P * (LEVELS - 1 - level))
+        p_nodes = nodes + table_offset(N, level, LOG_P) + tile * entries
+        for start in range(0, entries, BLOCK):
+            entry = start + tl.arange(0, BLOCK)
+            tl.store(p_nodes + entry, -1, mask=entry < entries)
+
+
+@triton.jit
+def _place_tile(
+    nodes,
     counts,
     expanded_index,
     expanded_before,
-    levels_out,
-    index_out,
-    nodes_out,
     N,
-    TILES,
+    tile,
     COARSE: tl.constexpr,
     TILE: tl.constexpr,
     LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Write the nodes of the tile's candidates: each one's slot in the post-order."""
     fine: tl.constexpr = TILE << LOG_P
-    size: tl.constexpr = COARSE + (LEVELS - 1) * fine  # slots of one tile
+    candidates: tl.constexpr = COARSE + (LEVELS - 2) * fine  # the leaves need no table
+    for start in range(0, candidates, BLOCK):
+        item = start + tl.arange(0, BLOCK)
+        inside = item < candidates
+        coarsest = item < COARSE
+        level = tl.where(coarsest, LEVELS - 1, LEVELS - 2 - (item - COARSE) // fine)
+        place = tl.where(coarsest, item, (item - COARSE) % fine)
+        parent = level * TILE + (place >> LOG_P)
+        has_parent = inside & (item >= COARSE)
+        index = tl.load(expanded_index + parent, mask=has_parent, other=0)
+        index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
+        index = tl.where(coarsest, tile * COARSE + place, index)
+        # The walk has passed the entries of this level and above that stand before this one …
+        before = tl.load(expanded_before + parent, mask=has_parent, other=0)
+        slot = tile * (candidates + fine) + place + before
+        # … and, level by level below, the children of what was expanded up to here.
+        count = tl.load(counts + item, mask=inside, other=0)
+        is_expanded = count & 1
+        passed = count >> 1
+        for below in tl.static_range(1, LEVELS):
+            slot += passed << LOG_P
+            last = item - place + tl.where(item < COARSE, COARSE, fine) + (below - 1) * fine
+            last += (passed << LOG_P) - 1
+            m_level = inside & (level - below > 0) & (passed > 0)
+            passed = tl.load(counts + last, mask=m_level, other=0) >> 1
+
+        offset = index
+        for finer in tl.static_range(1, LEVELS - 1):
+            offset += tl.where(level > finer, N >> (LOG_P * finer), 0)
+        tl.store(nodes + offset, (2 * slot + is_expanded).to(tl.int32), mask=inside)
+
+
+@triton.jit
+def _select_kernel(
+    query_scores,
+    key_scores,
+    nodes,
+    scratch,  # int32, for each head and tile the three tables whose addresses follow
+    N,
+    TILES,
+    COARSE: tl.constexpr,  # entries of the coarsest level in a tile
+    TILE: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    PIN_FIRST: tl.constexpr,
+    BLOCK_COARSE: tl.constexpr,
+    CHUNK_COARSE: tl.constexpr,
+    BLOCK_FINE: tl.constexpr,
+    CHUNK_FINE: tl.constexpr,
+    BLOCK_PLACES: tl.constexpr,
+):
     pid = tl.program_id(0).to(tl.int64)
-    item = pid % tl.cdiv(size, BLOCK) * BLOCK + tl.arange(0, BLOCK)
-    tile = pid // tl.cdiv(size, BLOCK)
-    head = tile // TILES
-    inside = item < size
-    counts += tile * (COARSE + (LEVELS - 2) * fine)
-    expanded_index += tile * (LEVELS - 1) * TILE
-    expanded_before += tile * (LEVELS - 1) * TILE
+    tile = pid % TILES
+    query_scores += pid // TILES * N
+    key_scores += pid // TILES * N
+    nodes += pid // TILES * table_offset(N, LEVELS, LOG_P)
+    n_counts: tl.constexpr = COARSE + (LEVELS - 2) * (TILE << LOG_P)
+    n_expanded: tl.constexpr = (LEVELS - 1) * TILE
+    # Of each candidate of the levels L-1 to 1: 2·(expanded up to here) + (expanded itself).
+    counts = scratch + pid * (n_counts + 2 * n_expanded)
+    # The expanded entries of levels 1, 2, …, m each.
+    expanded_index = counts + n_counts
+    # The candidates before each of them, and before each of its ancestors.
+    expanded_before = expanded_index + n_expanded
 
-    coarsest = item < COARSE
-    level = tl.where(coarsest, LEVELS - 1, LEVELS - 2 - (item - COARSE) // fine)
-    place = tl.where(coarsest, item, (item - COARSE) % fine)
-    parent = level * TILE + (place >> LOG_P)
-    has_parent = inside & (item >= COARSE)
-    index = tl.load(expanded_index + parent, mask=has_parent, other=0)
-    index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
-    index = tl.where(coarsest, tile % TILES * COARSE + place, index)
-    # The walk has passed the entries of this level and above that stand before this one …
-    slot = tile % TILES * size + place + tl.load(expanded_before + parent, mask=has_parent, other=0)
-    # … and, level by level below, the children of what was expanded up to here.
-    count = tl.load(counts + item, mask=inside & (level > 0), other=0)
-    is_expanded = count & 1
-    passed = count >> 1
-    for below in tl.static_range(1, LEVELS):
-        slot += passed << LOG_P
-        last = item - place + tl.where(item < COARSE, COARSE, fine) + (below - 1) * fine
-        last += (passed << LOG_P) - 1
-        m_level = inside & (level - below > 0) & (passed > 0)
-        passed = tl.load(counts + last, mask=m_level, other=0) >> 1
-
-    tl.store(levels_out + head * TILES * size + slot, level.to(tl.int32), mask=inside)
-    tl.store(index_out + head * TILES * size + slot, index.to(tl.int32), mask=inside)
-    offset = head * table_offset(N, LEVELS, LOG_P) + index
-    for finer in tl.static_range(1, LEVELS - 1):
-        offset += tl.where(level > finer, N >> (LOG_P * finer), 0)
-    node = (2 * slot + is_expanded).to(tl.int32)
-    tl.store(nodes_out + offset, node, mask=inside & (level > 0))
+    _fill_table(nodes, N, tile, COARSE, LEVELS, LOG_P, BLOCK_PLACES)
+    _expand_tile(
+        query_scores,
+        key_scores,
+        counts,
+        expanded_index,
+        expanded_before,
+        tile,
+        COARSE,
+        TILE,
+        LEVELS,
+        LOG_P,
+        PIN_FIRST,
+        BLOCK_COARSE,
+        CHUNK_COARSE,
+        BLOCK_FINE,
+        CHUNK_FINE,
+    )
+    tl.debug_barrier()
+    _place_tile(
+        nodes,
+        counts,
+        expanded_index,
+        expanded_before,
+        N,
+        tile,
+        COARSE,
+        TILE,
+        LEVELS,
+        LOG_P,
+        BLOCK_PLACES,
+    )
 
 
 def select(
@@ -205,36 +278,32 @@ def select(
     topk: int,
     tile: int,
     pin_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """See ``reference.select``, which also serves what one program cannot hold."""
     batch, heads, seq_len = query_scores.shape
     tiles = topk // tile
     coarse = seq_len // pooling_factor ** (levels - 1) // tiles
     fine = pooling_factor * tile
     if max(coarse, fine) > _MOST_CANDIDATES:
+        _warn_of_the_plain_op(coarse, fine)
         return reference.select(
             query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first
         )
-    size = coarse + (levels - 1) * fine
-    entries = sum(table_lengths(seq_len, levels, pooling_factor))
-
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(batch, heads, *shape, dtype=torch.int32, device=query_scores.device)
-
-    counts = empty(tiles, size - fine)
-    expanded_index, expanded_before = empty(tiles, levels - 1, tile), empty(tiles, levels - 1, tile)
-    level, index = empty(tiles * size), empty(tiles * size)
-    nodes = empty(entries).fill_(-1)
-
-    programs = batch * heads * tiles
+    nodes, scratch = (
+        query_scores.new_empty(batch, heads, size, dtype=torch.int32)
+        for size in (
+            sum(table_lengths(seq_len, levels, pooling_factor)),
+            tiles * (coarse + (levels - 2) * fine + 2 * (levels - 1) * tile),
+        )
+    )
     block_coarse = next_power_of_2(coarse)
     block_fine = next_power_of_2(fine)
-    _expand_kernel[(programs,)](
+    num_warps = min(16, max(4, max(block_coarse, block_fine) // 256))
+    _select_kernel[(batch * heads * tiles,)](
         query_scores.contiguous(),
         key_scores.contiguous(),
-        counts,
-        expanded_index,
-        expanded_before,
+        nodes,
+        scratch,
         seq_len,
         tiles,
         COARSE=coarse,
@@ -246,27 +315,22 @@ def select(
         CHUNK_COARSE=_chunk(block_coarse, pooling_factor ** (levels - 1)),
         BLOCK_FINE=block_fine,
         CHUNK_FINE=_chunk(block_fine, pooling_factor),
-        num_warps=min(16, max(4, max(block_coarse, block_fine) // 256)),
+        BLOCK_PLACES=32 * num_warps,
+        num_warps=num_warps,
     )
-    block = 256
-    _post_order_kernel[(programs * cdiv(size, block),)](
-        counts,
-        expanded_index,
-        expanded_before,
-        level,
-        index,
-        nodes,
-        seq_len,
-        tiles,
-        COARSE=coarse,
-        TILE=tile,
-        LEVELS=levels,
-        LOG_P=log2(pooling_factor),
-        BLOCK=block,
-    )
-    return level, index, nodes
+    return nodes
 
 
 def _chunk(block: int, shortest_window: int) -> int:
     """How many tokens of each candidate's window are read at a time."""
     return min(shortest_window, max(1, 8192 // block))
+
+
+@cache
+def _warn_of_the_plain_op(coarse: int, fine: int) -> None:
+    warnings.warn(
+        f"a tile has {coarse} candidates at the coarsest level and {fine} below it; with more than "
+        f"{_MOST_CANDIDATES} of either, selection runs by PyTorch's slower sort, with the same "
+        "result. A smaller tile, or more levels, avoids it",
+        stacklevel=2,
+    )

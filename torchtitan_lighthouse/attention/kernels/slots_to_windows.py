@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from torchtitan_lighthouse.attention.kernels.heads import of_head, place_of_head
 from torchtitan_lighthouse.attention.kernels.layout import (
     cdiv,
     log2,
@@ -30,16 +31,27 @@ def _load_rows(y, stride_s, slots, dims, D: tl.constexpr):
 
 @triton.jit
 def _slots_to_windows_kernel(
-    y,
+    q,
+    k,  # as v None, and their strides, if there is q alone
+    v,
+    out_q,
+    out_k,
+    out_v,
     nodes,
-    out,
-    stride_b,
-    stride_h,
-    stride_s,
+    q_stride_b,
+    q_stride_h,
+    q_stride_s,
+    k_stride_b,
+    k_stride_h,
+    k_stride_s,
+    v_stride_b,
+    v_stride_h,
+    v_stride_s,
     PIECE,  # tokens in one piece of the sequence
     PIECES,
-    HEADS: tl.constexpr,
-    GROUP: tl.constexpr,  # heads of y per selection head
+    HEADS: tl.constexpr,  # of q
+    KV_HEADS: tl.constexpr,  # of k and of v, and those of the selection
+    ALL_HEADS: tl.constexpr,
     D: tl.constexpr,
     LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
@@ -47,23 +59,28 @@ def _slots_to_windows_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    acc_type = tl.float64 if y.dtype.element_ty == tl.float64 else tl.float32
     # Heads vary fastest: programs that run together write neighbouring memory.
     pid = tl.program_id(0).to(tl.int64)
-    head = pid % HEADS
-    pid = pid // HEADS
+    head = pid % ALL_HEADS
+    pid = pid // ALL_HEADS
     block = pid % tl.cdiv(PIECE, BLOCK_N)
     pid = pid // tl.cdiv(PIECE, BLOCK_N)
     piece = pid % PIECES
     batch = pid // PIECES
 
     N = PIECE * PIECES
+    y = of_head(head, q, k, v, HEADS, KV_HEADS)
+    out = of_head(head, out_q, out_k, out_v, HEADS, KV_HEADS)
+    stride_b = of_head(head, q_stride_b, k_stride_b, v_stride_b, HEADS, KV_HEADS)
+    stride_h = of_head(head, q_stride_h, k_stride_h, v_stride_h, HEADS, KV_HEADS)
+    stride_s = of_head(head, q_stride_s, k_stride_s, v_stride_s, HEADS, KV_HEADS)
+    heads, head, selection_head = place_of_head(head, HEADS, KV_HEADS)
     y += batch * stride_b + head * stride_h
-    selection_head = batch * (HEADS // GROUP) + head // GROUP
-    nodes += selection_head * table_offset(N, LEVELS, LOG_P)
+    nodes += (batch * KV_HEADS + selection_head) * table_offset(N, LEVELS, LOG_P)
     tokens = block * BLOCK_N + tl.arange(0, BLOCK_N)
     dims = tl.arange(0, BLOCK_D)
 
+    acc_type = tl.float64 if y.dtype.element_ty == tl.float64 else tl.float32
     b_parents = load_nodes(nodes, tokens >> LOG_P, PIECE >> LOG_P, piece)
     b_leaves = leaf_slots(b_parents, tokens & ((1 << LOG_P) - 1), LOG_P)
     b_out = _load_rows(y, stride_s, b_leaves, dims, D).to(acc_type)  # [BLOCK_N, BLOCK_D]
@@ -74,38 +91,66 @@ def _slots_to_windows_kernel(
         b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
         b_out += b_rows if SHIFT else b_rows * (1.0 / (1 << (LOG_P * level)))
 
-    p_rows = ((batch * N + piece * PIECE + tokens) * HEADS + head) * D
+    p_rows = ((batch * N + piece * PIECE + tokens) * heads + head) * D
     mask = (tokens < PIECE)[:, None] & (dims < D)[None, :]
     tl.store(out + p_rows[:, None] + dims[None, :], b_out.to(out.dtype.element_ty), mask=mask)
 
 
-def slots_to_windows(
-    y: Tensor,
+def gather_backward(
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
     nodes: Tensor,
     seq_len: int,
     levels: int,
     pooling_factor: int,
-    pieces: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``reference.gather_backward``."""
+    grads = (grad_q, grad_k, grad_v)
+    q, k, v = _slots_to_windows(grads, nodes, seq_len, levels, pooling_factor, 1, shifted=False)
+    return q, k, v
+
+
+def scatter(
+    y: Tensor, nodes: Tensor, seq_len: int, levels: int, pooling_factor: int, pieces: int
+) -> Tensor:
+    """See ``reference.scatter``."""
+    (out,) = _slots_to_windows((y,), nodes, seq_len, levels, pooling_factor, pieces, shifted=True)
+    return out
+
+
+def _slots_to_windows(
+    tensors: tuple[Tensor, ...],
+    nodes: Tensor,
+    seq_len: int,
+    levels: int,
+    pooling_factor: int,
+    pieces: int,
     *,
     shifted: bool,
-) -> Tensor:
-    """See ``reference.slots_to_windows``."""
-    batch, heads, _, dim = y.shape
-    y = with_contiguous_rows(y)
-    out = empty_rows(y, seq_len)
+) -> list[Tensor]:
+    """q alone, or q, k and v in one launch."""
+    tensors = tuple(with_contiguous_rows(x) for x in tensors)
+    batch, heads, _, dim = tensors[0].shape
+    out = [empty_rows(x, seq_len) for x in tensors]
+    all_heads = sum(x.shape[1] for x in tensors)
     piece = seq_len // pieces
     block_d = next_power_of_2(dim)
     block_n = max(16, 2048 // block_d)
-    grid = (batch * pieces * cdiv(piece, block_n) * heads,)
-    _slots_to_windows_kernel[grid](
-        y,
+    absent = [None] * (3 - len(tensors))
+    _slots_to_windows_kernel[(batch * pieces * cdiv(piece, block_n) * all_heads,)](
+        *tensors,
+        *absent,
+        *out,
+        *absent,
         nodes.contiguous(),
-        out,
-        *y.stride()[:3],
+        *(stride for x in tensors for stride in x.stride()[:3]),
+        *absent * 3,
         piece,
         pieces,
         HEADS=heads,
-        GROUP=heads // nodes.shape[1],
+        KV_HEADS=nodes.shape[1],
+        ALL_HEADS=all_heads,
         D=dim,
         LEVELS=levels,
         LOG_P=log2(pooling_factor),

@@ -1,20 +1,19 @@
 """Means or sums over the gathered entries' windows: the gather, and the scatter's backward.
 
 A program takes BLOCK_W neighbouring windows of the coarsest level of one head and walks through
-them together, p tokens at a time. Every row is read once: leaves are stored as they pass, the sum
-of p rows is an entry of level 1, and the sums of the levels above are carried along until their
-windows are complete.
+them together, depth first: every row is read once, leaves are stored as they pass, and the sum of a
+window is stored when its p children are summed.
 
 The scatter's windows are the gather's moved by p^ℓ - 1 tokens. Counted in u = t + 1 they are
 windows of the pyramid again, entry i having window i + 1. SHIFT is 1 for them, which are summed,
 and 0 for the gather's, which are averaged.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from torchtitan_lighthouse.attention.kernels.heads import of_head, place_of_head
 from torchtitan_lighthouse.attention.kernels.layout import (
     cdiv,
     log2,
@@ -32,63 +31,33 @@ def _store_rows(out, slots, rows, dims, D: tl.constexpr):
 
 
 @triton.jit
-def _windows_to_slots_kernel(
+def _sum_windows(
     x,
+    stride_n,
     nodes,
     out,
-    stride_b,
-    stride_h,
-    stride_n,
-    S,
-    PIECE,  # tokens in one piece of the sequence
-    PIECES,
-    WINDOWS,  # coarsest windows in one piece; one more if they are shifted
-    HEADS: tl.constexpr,
-    GROUP: tl.constexpr,  # heads of x per selection head
+    windows,
+    N,
+    PIECE,
+    piece,
+    level: tl.constexpr,
     D: tl.constexpr,
-    LEVELS: tl.constexpr,
     LOG_P: tl.constexpr,
     SHIFT: tl.constexpr,
-    BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_L: tl.constexpr,  # at least the LEVELS - 2 levels above level 1
 ):
+    """Store the entries in windows of a level of at least 1; return the windows' sums."""
     acc_type = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     p: tl.constexpr = 1 << LOG_P
-    steps: tl.constexpr = 1 << (LOG_P * (LEVELS - 2))  # level-1 windows in a coarsest one
-
-    # Heads vary fastest: programs that run together read neighbouring memory.
-    pid = tl.program_id(0).to(tl.int64)
-    head = pid % HEADS
-    pid = pid // HEADS
-    block = pid % tl.cdiv(WINDOWS, BLOCK_W)
-    pid = pid // tl.cdiv(WINDOWS, BLOCK_W)
-    piece = pid % PIECES
-    batch = pid // PIECES
-
-    N = PIECE * PIECES
-    x += batch * stride_b + head * stride_h + piece * PIECE * stride_n
-    selection_head = batch * (HEADS // GROUP) + head // GROUP
-    nodes += selection_head * table_offset(N, LEVELS, LOG_P)
-    out += (batch * HEADS + head) * S * D
-
-    windows = block * BLOCK_W + tl.arange(0, BLOCK_W)
     dims = tl.arange(0, BLOCK_D)
-    upper = tl.arange(0, BLOCK_L) + 2
-    upper_sums = tl.zeros([BLOCK_L, BLOCK_W, BLOCK_D], dtype=acc_type)
-    upper_nodes = tl.zeros([BLOCK_L], dtype=tl.int64)
-    upper_scale = tl.zeros([BLOCK_L], dtype=acc_type)
-    for level in tl.static_range(2, LEVELS):
-        upper_nodes += tl.where(upper == level, table_offset(N, level, LOG_P), 0)
-        upper_scale += tl.where(upper == level, 1.0 / (1 << (LOG_P * level)), 0.0)
-
-    for step in range(steps):
-        parents = windows * steps + step
-        b_nodes = load_nodes(nodes, parents - SHIFT, PIECE >> LOG_P, piece)  # [BLOCK_W]
-        b_parents = load_nodes(nodes, parents, PIECE >> LOG_P, piece) if SHIFT else b_nodes
-        b_sum = tl.zeros([BLOCK_W, BLOCK_D], dtype=acc_type)
+    entries = PIECE >> (LOG_P * level)
+    p_nodes = nodes + table_offset(N, level, LOG_P)
+    b_nodes = load_nodes(p_nodes, windows - SHIFT, entries, piece)  # [BLOCK_W]
+    b_sum = tl.zeros([windows.shape[0], BLOCK_D], dtype=acc_type)
+    if level == 1:
+        b_parents = load_nodes(p_nodes, windows, entries, piece) if SHIFT else b_nodes
         for child in tl.static_range(p):
-            tokens = parents * p + child - SHIFT
+            tokens = windows * p + child - SHIFT
             m_rows = (tokens >= 0) & (tokens < PIECE)
             mask = m_rows[:, None] & (dims < D)[None, :]
             b_x = tl.load(x + tokens[:, None] * stride_n + dims[None, :], mask=mask, other=0.0)
@@ -99,69 +68,152 @@ def _windows_to_slots_kernel(
             else:
                 b_leaves = leaf_slots(b_parents, child - SHIFT, LOG_P)
             _store_rows(out, b_leaves, b_x, dims, D)
-        _store_rows(out, b_nodes >> 1, b_sum if SHIFT else b_sum * (1.0 / p), dims, D)
-
-        if LEVELS > 2:
-            upper_sums += tl.where((upper == 2)[:, None, None], b_sum[None, :, :], 0.0)
-            if (step + 1) % p == 0:
-                for level in tl.static_range(2, LEVELS - 1):
-                    if (step + 1) % (1 << (LOG_P * (level - 1))) == 0:
-                        at_level = (upper == level)[:, None, None]
-                        b_level = tl.sum(tl.where(at_level, upper_sums, 0.0), axis=0)
-                        above = (upper == level + 1)[:, None, None]
-                        upper_sums += tl.where(above, b_level[None, :, :], 0.0)
-                log_steps = LOG_P * (upper - 1)  # level-1 windows in one of each level above
-                complete = ((step + 1) & ((1 << log_steps) - 1)) == 0
-                complete = complete & (upper < LEVELS)
-                entries = (PIECE >> (LOG_P * upper))[:, None]
-                index = (parents[None, :] >> log_steps[:, None]) - SHIFT
-                inside = complete[:, None] & (index >= 0) & (index < entries)
-                p_nodes = nodes + upper_nodes[:, None] + piece * entries + index
-                b_slots = tl.load(p_nodes, mask=inside, other=-1) >> 1  # [BLOCK_L, BLOCK_W]
-                m_upper = (b_slots >= 0)[:, :, None] & (dims < D)[None, None, :]
-                p_out = out + b_slots.to(tl.int64)[:, :, None] * D + dims[None, None, :]
-                rows = upper_sums if SHIFT else upper_sums * upper_scale[:, None, None]
-                tl.store(p_out, rows.to(out.dtype.element_ty), mask=m_upper)
-                upper_sums = tl.where(complete[:, None, None], 0.0, upper_sums)
+    else:
+        for child in range(p):
+            b_sum += _sum_windows(
+                x,
+                stride_n,
+                nodes,
+                out,
+                windows * p + child,
+                N,
+                PIECE,
+                piece,
+                level - 1,
+                D,
+                LOG_P,
+                SHIFT,
+                BLOCK_D,
+            )
+    b_rows = b_sum if SHIFT else b_sum * (1.0 / (1 << (LOG_P * level)))
+    _store_rows(out, b_nodes >> 1, b_rows, dims, D)
+    return b_sum
 
 
-def windows_to_slots(
-    x: Tensor,
+@triton.jit
+def _windows_to_slots_kernel(
+    q,
+    k,  # as v None, and their strides, if there is q alone
+    v,
+    out_q,
+    out_k,
+    out_v,
+    nodes,
+    q_stride_b,
+    q_stride_h,
+    q_stride_n,
+    k_stride_b,
+    k_stride_h,
+    k_stride_n,
+    v_stride_b,
+    v_stride_h,
+    v_stride_n,
+    S,
+    PIECE,  # tokens in one piece of the sequence
+    PIECES,
+    HEADS: tl.constexpr,  # of q
+    KV_HEADS: tl.constexpr,  # of k and of v, and those of the selection
+    ALL_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    LEVELS: tl.constexpr,
+    LOG_P: tl.constexpr,
+    SHIFT: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    # Heads vary fastest: programs that run together read neighbouring memory.
+    pid = tl.program_id(0).to(tl.int64)
+    head = pid % ALL_HEADS
+    pid = pid // ALL_HEADS
+    windows = (PIECE >> (LOG_P * (LEVELS - 1))) + SHIFT  # coarsest ones in one piece
+    block = pid % tl.cdiv(windows, BLOCK_W)
+    pid = pid // tl.cdiv(windows, BLOCK_W)
+    piece = pid % PIECES
+    batch = pid // PIECES
+
+    N = PIECE * PIECES
+    x = of_head(head, q, k, v, HEADS, KV_HEADS)
+    out = of_head(head, out_q, out_k, out_v, HEADS, KV_HEADS)
+    stride_b = of_head(head, q_stride_b, k_stride_b, v_stride_b, HEADS, KV_HEADS)
+    stride_h = of_head(head, q_stride_h, k_stride_h, v_stride_h, HEADS, KV_HEADS)
+    stride_n = of_head(head, q_stride_n, k_stride_n, v_stride_n, HEADS, KV_HEADS)
+    heads, head, selection_head = place_of_head(head, HEADS, KV_HEADS)
+    x += batch * stride_b + head * stride_h + piece * PIECE * stride_n
+    nodes += (batch * KV_HEADS + selection_head) * table_offset(N, LEVELS, LOG_P)
+    out += (batch * heads + head) * S * D
+    _sum_windows(
+        x,
+        stride_n,
+        nodes,
+        out,
+        block * BLOCK_W + tl.arange(0, BLOCK_W),
+        N,
+        PIECE,
+        piece,
+        LEVELS - 1,
+        D,
+        LOG_P,
+        SHIFT,
+        BLOCK_D,
+    )
+
+
+def gather(
+    q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``reference.gather``."""
+    q, k, v = _windows_to_slots((q, k, v), nodes, slots, levels, pooling_factor, 1, shifted=False)
+    return q, k, v
+
+
+def scatter_backward(
+    grad: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int, pieces: int
+) -> Tensor:
+    """See ``reference.scatter_backward``."""
+    (rows,) = _windows_to_slots((grad,), nodes, slots, levels, pooling_factor, pieces, shifted=True)
+    return rows
+
+
+def _windows_to_slots(
+    tensors: tuple[Tensor, ...],
     nodes: Tensor,
     slots: int,
     levels: int,
     pooling_factor: int,
-    pieces: int = 1,
+    pieces: int,
     *,
     shifted: bool,
-) -> Tensor:
-    """See ``reference.windows_to_slots``."""
-    batch, heads, seq_len, dim = x.shape
-    x = with_contiguous_rows(x)
-    out = torch.empty(batch, heads, slots, dim, dtype=x.dtype, device=x.device)
+) -> list[Tensor]:
+    """q alone, or q, k and v in one launch."""
+    tensors = tuple(with_contiguous_rows(x) for x in tensors)
+    batch, heads, seq_len, dim = tensors[0].shape
+    out = [x.new_empty(batch, x.shape[1], slots, dim) for x in tensors]
+    all_heads = sum(x.shape[1] for x in tensors)
     piece = seq_len // pieces
     windows = piece // pooling_factor ** (levels - 1) + shifted
     block_d = next_power_of_2(dim)
-    block_l = next_power_of_2(max(1, levels - 2))
-    block_w = max(1, 8192 // (block_d * pooling_factor * block_l))
-    grid = (batch * pieces * cdiv(windows, block_w) * heads,)
-    _windows_to_slots_kernel[grid](
-        x,
+    upper_levels = next_power_of_2(max(1, levels - 2))  # whose sums wait in registers
+    block_w = max(1, 8192 // (block_d * pooling_factor * upper_levels))
+    absent = [None] * (3 - len(tensors))
+    _windows_to_slots_kernel[(batch * pieces * cdiv(windows, block_w) * all_heads,)](
+        *tensors,
+        *absent,
+        *out,
+        *absent,
         nodes.contiguous(),
-        out,
-        *x.stride()[:3],
+        *(stride for x in tensors for stride in x.stride()[:3]),
+        *absent * 3,
         slots,
         piece,
         pieces,
-        windows,
         HEADS=heads,
-        GROUP=heads // nodes.shape[1],
+        KV_HEADS=nodes.shape[1],
+        ALL_HEADS=all_heads,
         D=dim,
         LEVELS=levels,
         LOG_P=log2(pooling_factor),
         SHIFT=int(shifted),
         BLOCK_W=block_w,
         BLOCK_D=block_d,
-        BLOCK_L=block_l,
     )
     return out

@@ -12,16 +12,20 @@ from torchtitan_lighthouse.attention.reference.scores import (
 from torchtitan_lighthouse.attention.reference.select import select
 from torchtitan_lighthouse.attention.reference.windows import (
     empty_rows,
-    slots_to_windows,
-    windows_to_slots,
+    gather,
+    gather_backward,
+    scatter,
+    scatter_backward,
 )
 
 __all__ = [
     "dilated_scores",
     "empty_rows",
+    "gather",
+    "gather_backward",
     "gla_scores",
     "norm_scores",
+    "scatter",
+    "scatter_backward",
     "select",
-    "slots_to_windows",
-    "windows_to_slots",
 ]

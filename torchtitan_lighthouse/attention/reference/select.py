@@ -6,9 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchtitan_lighthouse.attention.pyramid import sub_sequence_length
-from torchtitan_lighthouse.attention.reference.nodes import entry_slots
-
 
 def select(
     query_scores: Tensor,
@@ -18,22 +15,17 @@ def select(
     topk: int,
     tile: int,
     pin_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Tensor:
     """Stratified top-k from the coarsest level down, and the post-order of what it gathers.
 
     Args:
-        query_scores, key_scores: float [B, H, N].
+        query_scores, key_scores: float32 [B, H, N].
 
     Returns:
-        level, index: int32 [B, H, S], in gathered order.
         nodes: int32 [B, H, Σ_{ℓ≥1} N/p^ℓ].
     """
     expanded = _expand_best(query_scores, key_scores, levels, pooling_factor, topk, tile, pin_first)
-    nodes = _post_order(expanded, levels, pooling_factor)
-    seq_len = query_scores.shape[-1]
-    slots = sub_sequence_length(seq_len, levels, pooling_factor, topk)
-    level, index = _in_order(nodes, seq_len, slots, levels, pooling_factor)
-    return level, index, nodes
+    return _post_order(expanded, levels, pooling_factor)
 
 
 def _expand_best(
@@ -46,8 +38,10 @@ def _expand_best(
     pin_first: bool,
 ) -> list[Tensor]:
     """Which entries are expanded: bool [B, H, N/p^ℓ] for ℓ = 0..L, all of a root level L above."""
-    # Ties must not depend on the sign of a zero.
-    query_scores, key_scores = query_scores + 0.0, key_scores + 0.0
+    # Ties must not depend on the sign of a zero, and NaN is the lowest score.
+    query_scores, key_scores = (
+        torch.where(s.isnan(), -math.inf, s + 0.0) for s in (query_scores, key_scores)
+    )
     if pin_first:
         query_scores[..., 0] = math.inf
     pooled = [(query_scores, key_scores)]
@@ -107,17 +101,3 @@ def _post_order(expanded: list[Tensor], levels: int, pooling_factor: int) -> Ten
         present = expanded[level + 1].repeat_interleave(pooling_factor, -1)[..., :entries]
         nodes.append(torch.where(present, 2 * slot + expanded[level], -1).to(torch.int32))
     return torch.cat(nodes, -1)
-
-
-def _in_order(
-    nodes: Tensor, seq_len: int, slots: int, levels: int, pooling_factor: int
-) -> tuple[Tensor, Tensor]:
-    """Level and index of the entry in each slot: int32 [B, H, S] each."""
-    # One slot more than there are takes the entries that are not gathered.
-    level, index = (nodes.new_empty(*nodes.shape[:2], slots + 1) for _ in range(2))
-    for n in range(levels):
-        slot = entry_slots(nodes, n, seq_len, levels, pooling_factor) % (slots + 1)
-        level.scatter_(-1, slot, n)
-        entries = torch.arange(slot.shape[-1], device=nodes.device, dtype=torch.int32)
-        index.scatter_(-1, slot, entries.expand_as(slot))
-    return level[..., :slots].contiguous(), index[..., :slots].contiguous()

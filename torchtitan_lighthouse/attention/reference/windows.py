@@ -7,27 +7,77 @@ from torch import Tensor
 from torchtitan_lighthouse.attention.reference.nodes import entry_slots
 
 
-def windows_to_slots(
+def gather(
+    q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each gathered entry's mean over its window of rows, of q, k and v.
+
+    Args:
+        q: [B, Hq, N, D], k and v: [B, H, N, D], all of one dtype.
+
+    Returns:
+        [B, Hq, S, D] and twice [B, H, S, D] of that dtype; sums are taken in float32, or float64
+        for float64 inputs.
+    """
+    q, k, v = (
+        _windows_to_slots(x, nodes, slots, levels, pooling_factor, 1, shifted=False)
+        for x in (q, k, v)
+    )
+    return q, k, v
+
+
+def gather_backward(
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    nodes: Tensor,
+    seq_len: int,
+    levels: int,
+    pooling_factor: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The transpose of ``gather``, laid out in memory as [B, N, Hx, D]."""
+    q, k, v = (
+        _slots_to_windows(x, nodes, seq_len, levels, pooling_factor, 1, shifted=False)
+        for x in (grad_q, grad_k, grad_v)
+    )
+    return q, k, v
+
+
+def scatter(
+    y: Tensor, nodes: Tensor, seq_len: int, levels: int, pooling_factor: int, pieces: int
+) -> Tensor:
+    """Each row's sum of the entries in whose shifted window it is.
+
+    The shifted window of entry i is [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the entry's piece of
+    the sequence.
+
+    Args:
+        y: [B, Hx, S, D].
+
+    Returns:
+        [B, Hx, N, D] of y's dtype, summed as ``gather`` does, laid out in memory as [B, N, Hx, D].
+    """
+    return _slots_to_windows(y, nodes, seq_len, levels, pooling_factor, pieces, shifted=True)
+
+
+def scatter_backward(
+    grad: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int, pieces: int
+) -> Tensor:
+    """The transpose of ``scatter``: each gathered entry's sum over its shifted window."""
+    return _windows_to_slots(grad, nodes, slots, levels, pooling_factor, pieces, shifted=True)
+
+
+def _windows_to_slots(
     x: Tensor,
     nodes: Tensor,
     slots: int,
     levels: int,
     pooling_factor: int,
-    pieces: int = 1,
+    pieces: int,
     *,
     shifted: bool,
 ) -> Tensor:
-    """Each gathered entry's mean over its window of rows; its sum if ``shifted``.
-
-    Shifted windows are those of the scatter: [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the entry's
-    piece of the sequence.
-
-    Args:
-        x: [B, Hx, N, D].
-
-    Returns:
-        [B, Hx, S, D] of x's dtype; sums are taken in float32, or float64 for float64 inputs.
-    """
+    """Each gathered entry's mean over its window of rows; its sum over the shifted window."""
     batch, heads, seq_len, dim = x.shape
     nodes = nodes.repeat_interleave(heads // nodes.shape[1], 1)
     rows = _upcast(x).unflatten(2, (pieces, -1))
@@ -43,24 +93,17 @@ def windows_to_slots(
     return out[:, :, :slots].to(x.dtype).contiguous()
 
 
-def slots_to_windows(
+def _slots_to_windows(
     y: Tensor,
     nodes: Tensor,
     seq_len: int,
     levels: int,
     pooling_factor: int,
-    pieces: int = 1,
+    pieces: int,
     *,
     shifted: bool,
 ) -> Tensor:
-    """The transpose of ``windows_to_slots``: each row sums the entries whose window holds it.
-
-    Args:
-        y: [B, Hx, S, D].
-
-    Returns:
-        [B, Hx, N, D] of y's dtype, laid out in memory as [B, N, Hx, D].
-    """
+    """The transpose of ``_windows_to_slots``: each row sums the entries whose window holds it."""
     batch, heads, _, dim = y.shape
     nodes = nodes.repeat_interleave(heads // nodes.shape[1], 1)
     entries = _upcast(y)
@@ -79,7 +122,7 @@ def slots_to_windows(
 
 
 def empty_rows(y: Tensor, seq_len: int) -> Tensor:
-    """Room for what ``slots_to_windows`` makes of y, [B, Hx, S, D]: uninitialised [B, Hx, N, D].
+    """Room for the rows that entries y, [B, Hx, S, D], are added to: uninitialised [B, Hx, N, D].
 
     Of y's dtype, in memory [B, N, Hx, D], and no view, so that it can be added to in place.
     """
