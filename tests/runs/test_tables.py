@@ -1,5 +1,6 @@
 """Tables of runs side by side, from folders and from wandb."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,3 +130,17 @@ def test_a_wandb_run_reads_like_a_folder(runs, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     by_folder = total_table(read_runs([runs[0], runs[1]], ["dense", "ours"]))
     assert total_table(read_runs([runs[0], "team/project/abc"], ["dense", "ours"])) == by_folder
+
+
+def test_a_file_of_several_runs_reads_like_their_folders(runs, tmp_path):
+    file = tmp_path / "metrics_thin.jsonl"
+    lines = [{"run": Path(run).name, **r} for run in runs for r in read_metrics(run)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_runs([str(file)]) == read_runs(runs)
+    assert next(iter(read_runs([str(file), runs[0]]))) == f"{file}:{Path(runs[0]).name}"
+
+
+def test_a_file_of_something_else_is_refused(runs, capsys):
+    with pytest.raises(SystemExit):
+        compare_tool.main([str(Path(runs[0], "metrics.jsonl"))])
+    assert "for one run give its dump folder" in capsys.readouterr().err
