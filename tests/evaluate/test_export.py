@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.data.bytes import VOCAB_SIZE
-from torchtitan_lighthouse.evaluate.export import BOS, EOS, export_hf
+from torchtitan_lighthouse.evaluate.export import export_hf
+from torchtitan_lighthouse.hf.byte_tokenizer import BOS, EOS
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.config import JOB_FILE, read_job
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs

@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAdapter
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -27,7 +32,7 @@ def write_llama(folder: Path, *, max_shard_size: str = "5GB", **config: Any) -> 
     """
     fields = {
         "hidden_size": 64,
-        "intermediate_size": 89,
+        "intermediate_size": 90,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -43,5 +48,15 @@ def write_llama(folder: Path, *, max_shard_size: str = "5GB", **config: Any) -> 
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(std=p.shape[-1] ** -0.5) if p.dim() == 2 else p.uniform_(0.5, 1.5)
+    if "dtype" in config:
+        model = model.to(getattr(torch, config["dtype"]))
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return model
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a folder into a model on any ranks, as torchtitan's checkpointer does."""
+    adapter = LighthouseStateDictAdapter(model.model_args, str(folder))
+    state = adapter.to_hf(get_model_state_dict(model))
+    dcp.load(state, storage_reader=adapter.get_hf_storage_reader(str(folder)))
+    set_model_state_dict(model, adapter.from_hf(state))

@@ -7,8 +7,7 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.titan.cpu.device import runs_on_cpu
-from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
-from torchtitan_lighthouse.titan.models.flavors import FLAVORS
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthouse
 
 DEVICE = "cpu" if runs_on_cpu() else "cuda"
@@ -30,7 +29,7 @@ CHECKPOINTING = {
 
 def build_meta_model(job_config: JobConfig, dims: ParallelDims) -> Transformer:
     """The job's model in the Lighthouse stage, on the meta device."""
-    args = LighthouseModelArgs(**vars(FLAVORS[job_config.model.flavor]))
+    args = model_args_of(job_config)
     args.update_from_config(job_config)
     with torch.device("meta"):
         model = Transformer(args)
@@ -47,10 +46,11 @@ def build_model(job_config: JobConfig, dims: ParallelDims | None = None) -> Tran
     return model
 
 
-def parallel_dims(dp_shard: int = 1, cp: int = 1) -> ParallelDims:
-    """Ranks that share the parameters: ``dp_shard`` groups of ``cp`` that share a sequence."""
-    degrees = {"dp_replicate": 1, "dp_shard": dp_shard, "cp": cp, "tp": 1, "pp": 1}
-    return ParallelDims(**degrees, ep=1, etp=1, world_size=dp_shard * cp)
+def parallel_dims(dp_shard: int = 1, cp: int = 1, tp: int = 1) -> ParallelDims:
+    """Ranks that share the parameters: ``dp_shard`` groups of ``cp`` that share a sequence, each
+    of which is ``tp`` that share the columns."""
+    degrees = {"dp_replicate": 1, "dp_shard": dp_shard, "cp": cp, "tp": tp, "pp": 1}
+    return ParallelDims(**degrees, ep=1, etp=1, world_size=dp_shard * cp * tp)
 
 
 def tokens(rank: int = 0) -> Tensor:

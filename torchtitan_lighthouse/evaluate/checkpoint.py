@@ -10,11 +10,14 @@ from torchtitan.models.llama3 import Transformer
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import read_job
 from torchtitan_lighthouse.titan.job_file import job_file_of
-from torchtitan_lighthouse.titan.models.of_job import model_args_of
+from torchtitan_lighthouse.titan.model_file import ASSETS, read_model
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 
 def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
     """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
+
+    ``model.hf_assets_path`` is what the checkpoint itself keeps of that folder, if it does.
 
     Args:
         job_file: where its ``job.json`` is, if that is neither in it nor in its dump folder.
@@ -31,7 +34,10 @@ def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
     file = job_file or job_file_of(checkpoint)
     if not file.is_file():
         raise RefusalError(f"there is no {file}: name the job.json of {checkpoint} with --job")
-    return read_job(file)
+    job_config = read_job(file)
+    if (checkpoint / ASSETS).is_dir():
+        job_config.model.hf_assets_path = str(checkpoint / ASSETS)
+    return job_config
 
 
 def load_trained(
@@ -43,13 +49,19 @@ def load_trained(
         job_config: the job that saved it (see ``job_of``).
         seq_len: the most tokens that the model will be called with.
     """
-    args = model_args_of(job_config)
+    args = read_model(checkpoint, job_config)
     args.max_seq_len = seq_len
+    model = empty_model(args, device)
+    state = model.state_dict()
+    dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    return model.eval()
+
+
+def empty_model(args: LighthouseModelArgs, device: torch.device) -> Transformer:
+    """torchtitan's model with its table of RoPE, which is in no checkpoint."""
     with torch.device("meta"):
         model = Transformer(args)
     model.to_empty(device=device)
     with torch.no_grad():
-        model.init_weights()  # the table of RoPE is not in checkpoints
-    state = model.state_dict()
-    dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
-    return model.eval()
+        model.init_weights()
+    return model

@@ -1,10 +1,10 @@
 """Export a checkpoint as a Hugging Face folder: ``torchtitan_lighthouse export CHECKPOINT OUT``.
 
-    pip install .[hf]
     python -m torchtitan_lighthouse export outputs/run/checkpoint/step-16000 outputs/run/hf
 
 ``transformers.AutoModelForCausalLM`` and ``AutoTokenizer``, of version 5, load OUT. Version 4 would
-run another RoPE without a word. What is written: see ``torchtitan_lighthouse/titan/export.py``.
+run another RoPE without a word, unless training started from a folder that version 4 had written.
+What is written: see ``torchtitan_lighthouse/evaluate/export.py``.
 """
 
 import argparse
@@ -25,10 +25,12 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     options = parser.parse_args(args)
     try:
-        export_hf(options.checkpoint, options.out, options.dtype, options.job)
+        changed = export_hf(options.checkpoint, options.out, options.dtype, options.job)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print(f"Wrote {options.out}")
+    for name, value in changed.items():
+        print(f"config.json: {name} is now {value}")
 
 
 if __name__ == "__main__":

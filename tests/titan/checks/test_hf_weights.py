@@ -136,8 +136,8 @@ WRONG = {
     "no-tensor": (tensors(**{Q0: None}), [f"no tensor {Q0}, of shape (64, 64)"]),
     "other-shape": (tensors(**{Q0: torch.ones(64, 32)}), [WEIGHTS, Q0, "(64, 32)", "(64, 64)"]),
     "transposed": (
-        tensors(**{"model.layers.1.mlp.down_proj.weight": torch.ones(89, 64)}),
-        [WEIGHTS, "layers.1.mlp.down_proj.weight=(89, 64)", "(64, 89)"],
+        tensors(**{"model.layers.1.mlp.down_proj.weight": torch.ones(90, 64)}),
+        [WEIGHTS, "layers.1.mlp.down_proj.weight=(90, 64)", "(64, 90)"],
     ),
     "integers": (
         tensors(**{Q0: torch.ones(64, 64, dtype=torch.int8)}),
@@ -188,7 +188,7 @@ def test_old_frequencies_of_rope_are_passed_over(tmp_path, whole):
 
 
 MINE = LighthouseModelArgs(
-    dim=64, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=320, multiple_of=89, norm_eps=1e-3
+    dim=64, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=320, multiple_of=90, norm_eps=1e-3
 )
 MINE.ffn_dim_multiplier = 0.5
 MINE.rope = LLAMA3
@@ -198,7 +198,7 @@ MINE.rope = LLAMA3
     ("field", "value", "words"),
     [
         ("n_layers", 3, ["num_hidden_layers=4", "has 3"]),
-        ("multiple_of", 96, ["intermediate_size=89", "has 96"]),
+        ("multiple_of", 96, ["intermediate_size=90", "has 96"]),
         ("n_kv_heads", None, ["num_key_value_heads=2", "has 4"]),
         ("norm_eps", 1e-5, ["rms_norm_eps=0.001", "has 1e-05"]),
         ("rope_theta", 10_000, ["rope_theta 1000.0", "rope_theta 10000.0", "[rope]"]),

@@ -14,6 +14,7 @@ from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -26,6 +27,7 @@ def manager(tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointManager, "dcp_save", lambda *_, **__: "saved")
     manager = LighthouseCheckpointManager(parse(tmp_path), ByteTokenizer(), folder=tmp_path)
     manager.folder = tmp_path
+    manager.sd_adapter = SimpleNamespace(model_args=FLAVORS["tiny_byte"])
     return manager
 
 
@@ -33,7 +35,8 @@ def test_a_checkpoint_has_the_job_that_saved_it(manager, tmp_path):
     assert manager.dcp_save({}, str(tmp_path / "step-2"), "disabled") == "saved"
     job = json.loads((tmp_path / "step-2" / "job.json").read_text())
     assert job["lighthouse"]["topk"] == 16
-    assert [path.name for path in (tmp_path / "step-2").iterdir()] == ["job.json"]
+    names = sorted(path.name for path in (tmp_path / "step-2").iterdir())
+    assert names == ["job.json", "model.json"]
 
 
 @pytest.mark.parametrize(

@@ -59,16 +59,7 @@ def _warn_of_random_weights(job_config: JobConfig) -> None:
 def _check_sizes(
     job_config: JobConfig, folder: Path, model: HFLlama, args: LighthouseModelArgs
 ) -> None:
-    sizes = {
-        "hidden_size": args.dim,
-        "intermediate_size": args.ffn_width,
-        "num_hidden_layers": args.n_layers,
-        "num_attention_heads": args.n_heads,
-        "num_key_value_heads": args.n_heads if args.n_kv_heads is None else args.n_kv_heads,
-        "vocab_size": args.vocab_size,
-        "rms_norm_eps": args.norm_eps,
-    }
-    for key, size in sizes.items():
+    for key, size in args.sizes.items():
         if (theirs := getattr(model, key)) != size:
             raise RefusalError(
                 f"{folder / 'config.json'}: {key}={theirs}, and model.flavor = "

@@ -17,14 +17,16 @@ from torchtitan.config import JobConfig
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, write_facts
+from torchtitan_lighthouse.titan.hf_folder import describe_model
 from torchtitan_lighthouse.titan.job_file import write_job
+from torchtitan_lighthouse.titan.model_file import write_model
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LighthouseCheckpointManager(CheckpointManager):
-    """torchtitan's, whose ``step-N`` hold a ``job.json``, and a ``data.json`` beside a position in
-    the data.
+    """torchtitan's, whose ``step-N`` hold a ``job.json``, a ``model.json``, and a ``data.json``
+    beside a position in the data; in Hugging Face's format they are folders for transformers.
 
     Raises:
         RefusalError: there is no space for a checkpoint.
@@ -37,11 +39,31 @@ class LighthouseCheckpointManager(CheckpointManager):
 
     def dcp_save(self, state_dict: dict[str, Any], checkpoint_id: str, *args: Any, **how: Any):
         with self._naming_a_full_disk():
-            if torch.distributed.get_rank() == 0:
-                write_job(Path(checkpoint_id, JOB_FILE), self._job_config)
-                if DATALOADER in state_dict:
-                    write_facts(Path(checkpoint_id), self._data_facts)
-            return super().dcp_save(state_dict, checkpoint_id, *args, **how)
+            folder, first = Path(checkpoint_id), torch.distributed.get_rank() == 0
+            to_hf = how.get("to_hf", False)
+            if first and not to_hf:
+                self._write_facts(folder, has_data=DATALOADER in state_dict)
+            saved = super().dcp_save(state_dict, checkpoint_id, *args, **how)
+            if first and to_hf:
+                self._complete_hf_folder(folder)
+            return saved
+
+    def _write_facts(self, folder: Path, *, has_data: bool) -> None:
+        write_job(folder / JOB_FILE, self._job_config)
+        write_model(folder, self._job_config, self.sd_adapter.model_args)
+        if has_data:
+            write_facts(folder, self._data_facts)
+
+    def _complete_hf_folder(self, folder: Path) -> None:
+        """torchtitan leaves the shards of each rank beside whole weights, and no config.json."""
+        shutil.rmtree(folder / "sharded")
+        describe_model(
+            folder,
+            self._job_config,
+            self.sd_adapter.model_args,
+            dtype=self._job_config.checkpoint.export_dtype,
+            tied=False,
+        )
 
     @cached_property
     def _data_facts(self) -> DataFacts:

@@ -1,6 +1,6 @@
 """The arguments of a job's model: torchtitan's Llama-3, and which layers Lighthouse trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torchtitan.models.llama3.model.args import RoPEScalingArgs
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.estimate.flops import attention_flops_saved
-from torchtitan_lighthouse.hf.config import read_config
+from torchtitan_lighthouse.hf.config import HFLlama, read_config
 from torchtitan_lighthouse.hf.rope import Rope, checked_rope, extended_rope
 from torchtitan_lighthouse.refusal import RefusalError
 
@@ -32,6 +32,51 @@ class LighthouseModelArgs(TransformerModelArgs):
     lighthouse_layers: tuple[int, ...] = ()
     """The numbers, from 0, of the layers that are not dense throughout."""
 
+    @classmethod
+    def of_hf(cls, model: HFLlama) -> "LighthouseModelArgs":
+        """The arguments of a Hugging Face model; ``max_seq_len`` is what it was made for."""
+        width = model.intermediate_size
+        return cls(
+            dim=model.hidden_size,
+            n_layers=model.num_hidden_layers,
+            n_heads=model.num_attention_heads,
+            n_kv_heads=model.num_key_value_heads,
+            vocab_size=model.vocab_size,
+            # torchtitan rounds a product up to a multiple: of the width itself, to the width.
+            multiple_of=width,
+            ffn_dim_multiplier=width / int(8 * model.hidden_size / 3),
+            norm_eps=model.rms_norm_eps,
+            rope_theta=model.rope["rope_theta"],
+            rope_scaling_args=_scaling_args(model.rope),
+            max_seq_len=model.max_position_embeddings,
+        )
+
+    def to_hf(self, *, tied: bool) -> HFLlama:
+        """The same in transformers' names.
+
+        Args:
+            tied: whether the output is the embedding, which is for the weights to say.
+        """
+        return HFLlama(
+            **self.sizes,
+            max_position_embeddings=self.max_seq_len,
+            tie_word_embeddings=tied,
+            rope=self.rope,
+        )
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the weights and the norms are, in transformers' names."""
+        return {
+            "hidden_size": self.dim,
+            "intermediate_size": self.ffn_width,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_heads if self.n_kv_heads is None else self.n_kv_heads,
+            "vocab_size": self.vocab_size,
+            "rms_norm_eps": self.norm_eps,
+        }
+
     def take_model(self, job_config: JobConfig) -> None:
         """The sizes of the job's Hugging Face model, if it names one, and the job's RoPE.
 
@@ -40,8 +85,9 @@ class LighthouseModelArgs(TransformerModelArgs):
                 no RoPE of its.
         """
         if job_config.model.flavor == HF_FLAVOR:
-            for name, value in sizes_of_hf(Path(job_config.model.hf_assets_path)).items():
-                setattr(self, name, value)
+            theirs = self.of_hf(read_config(Path(job_config.model.hf_assets_path)))
+            for field in fields(TransformerModelArgs):
+                setattr(self, field.name, getattr(theirs, field.name))
         self.rope = extended_rope(self.rope, job_config.rope.given())
 
     def update_from_config(self, job_config: JobConfig, **kwargs) -> None:
@@ -95,30 +141,6 @@ class LighthouseModelArgs(TransformerModelArgs):
             width=self.n_heads * (self.dim // self.n_heads),
             layers=len(self.lighthouse_layers),
         )
-
-
-def sizes_of_hf(folder: Path) -> dict[str, Any]:
-    """The fields of torchtitan's arguments for the model in a Hugging Face folder.
-
-    Raises:
-        RefusalError: see ``read_config``.
-    """
-    model = read_config(folder)
-    width = model.intermediate_size
-    return {
-        "dim": model.hidden_size,
-        "n_layers": model.num_hidden_layers,
-        "n_heads": model.num_attention_heads,
-        "n_kv_heads": model.num_key_value_heads,
-        "vocab_size": model.vocab_size,
-        # torchtitan rounds a product up to a multiple: of the width itself, to the width.
-        "multiple_of": width,
-        "ffn_dim_multiplier": width / int(8 * model.hidden_size / 3),
-        "norm_eps": model.rms_norm_eps,
-        "rope_theta": model.rope["rope_theta"],
-        "rope_scaling_args": _scaling_args(model.rope),
-        "max_seq_len": model.max_position_embeddings,
-    }
 
 
 def _scaling_args(rope: Rope) -> RoPEScalingArgs:
