@@ -22,6 +22,7 @@ from torchtitan_lighthouse.evaluate.niah import (
     last_logits_of,
     retrieval_rates,
 )
+from torchtitan_lighthouse.evaluate.trained import TrainedRun
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
@@ -148,7 +149,7 @@ def test_a_tokenizer_that_confuses_digits_is_refused(tmp_path, digits):
 def checkpoint(tmp_path_factory):
     """Of a tiny model with random weights."""
     folder = tmp_path_factory.mktemp("run")
-    job_config = parse(folder, training__seq_len=128)
+    job_config = parse(folder, training__seq_len=160)
     (folder / "job.json").write_text(json.dumps(job_config.to_dict()))
     model = Transformer(FLAVORS["tiny_byte"])
     with torch.no_grad():
@@ -164,7 +165,7 @@ def test_the_last_logits_are_the_model_s_and_no_others_are_made(checkpoint, tmp_
     tokens, model, shapes = torch.randint(256, (3, 64)), load(), []
     model.output.register_forward_hook(lambda _, args, out: shapes.append(out.shape))
     logits = last_logits_of(model, torch.float32)(tokens)
-    assert shapes == [(3, 320)]
+    assert shapes == [(3, 1, 320)]
     assert torch.allclose(logits, load()(tokens)[:, -1], atol=1e-5)
     halves = last_logits_of(load(), torch.bfloat16)(tokens)
     assert halves.dtype == torch.float32
@@ -194,14 +195,14 @@ def measured(niah, monkeypatch):
 def test_the_script_writes_what_it_prints(niah, checkpoint, tmp_path, capsys):
     niah.main([str(checkpoint), "--trials", "10", "--out", str(tmp_path / "out")])
     (record,) = json.loads((tmp_path / "out/niah.json").read_text())
-    assert (record["checkpoint"], record["length"]) == (str(checkpoint), 128)
+    assert (record["checkpoint"], record["length"]) == (str(checkpoint), 160)
     assert (record["trials"], record["seed"]) == (10, 0)
     assert list(record["rates"]) == [str(depth) for depth in DEPTHS]
     assert all(rate * 10 == round(rate * 10) for rate in record["rates"].values())
     assert record["mean"] == pytest.approx(sum(record["rates"].values()) / len(DEPTHS))
     png = tmp_path / f"out/niah_{checkpoint.parents[1].name}-step-1.png"
     assert png.read_bytes().startswith(b"\x89PNG")
-    rows = [("depth", "128"), *((f"{d}%", f"{record['rates'][str(d)]:.2f}") for d in DEPTHS)]
+    rows = [("depth", "160"), *((f"{d}%", f"{record['rates'][str(d)]:.2f}") for d in DEPTHS)]
     heading = f"{checkpoint.parents[1].name}, step-1, mean {record['mean']:.3f}\n\n"
     assert capsys.readouterr().out == f"{heading}{markdown(rows)}\n{png}\n"
 
@@ -216,7 +217,7 @@ def test_only_what_is_missing_is_run(niah, measured, checkpoint, tmp_path, monke
         niah.main([*arguments[:-1], *setting])
     assert measured == [96, 128, 160, 96, 96]
     capsys.readouterr()
-    monkeypatch.setattr(niah, "load_trained", None)
+    monkeypatch.setattr(TrainedRun, "load", None)
     niah.main(arguments)
     assert capsys.readouterr().out == first
     assert len(json.loads((tmp_path / "niah.json").read_text())) == 5
@@ -249,10 +250,10 @@ def test_a_moved_checkpoint_takes_the_job_that_is_named(
     assert f"name the job.json of {moved} with --job" in capsys.readouterr().err
     job = checkpoint.parents[1] / "job.json"
     niah.main([*arguments, "--job", str(job)])
-    assert measured == [128]
+    assert measured == [160]
     shutil.copy(job, moved)  # as the trainer leaves them
     niah.main([*arguments, "--lengths", "96"])
-    assert measured == [128, 96]
+    assert measured == [160, 96]
 
 
 def test_the_help_says_the_rule_of_the_trials(niah, capsys):
@@ -283,10 +284,12 @@ def test_an_interrupted_script_keeps_the_lengths_it_finished(
     ("arguments", "message"),
     [
         (["--lengths", "8"], "length 8 is too short"),
+        (["--lengths", "161"], "length 161 is beyond the 160 tokens"),
+        (["--lengths", "64", "--form", "multikey"], "length 64 is too short"),
         (["--trials", "5"], "trials = 5 must be a multiple of 10"),
         (["no/such/step-1"], "is no checkpoint"),
     ],
-    ids=["length", "trials", "checkpoint"],
+    ids=["length", "beyond", "multikey", "trials", "checkpoint"],
 )
 def test_bad_arguments_are_refused_before_any_run(
     niah, measured, checkpoint, tmp_path, capsys, arguments, message

@@ -73,6 +73,10 @@ class Haystack:
             rows = [[*self._bos, *filler[:c], *needle, *filler[c:], *self._cue] for c in cuts]
             yield digit, torch.tensor(rows)
 
+    def asked(self) -> dict[str, object]:
+        """What the rates depend on beside length, trials and seed."""
+        return {"needle": "{digit}".join(NEEDLE), "cue": CUE}
+
     def _filler(self, rng: random.Random) -> list[int]:
         tokens: list[int] = []
         while len(tokens) < self._filler_length:
@@ -110,14 +114,25 @@ def last_logits_of(model: nn.Module, dtype: torch.dtype) -> LastLogits:
 
     The model is changed: its ``output`` is taken from it.
     """
+    last = _last_of(model, dtype)
+    return lambda tokens: last(tokens, 1)[:, 0]
+
+
+def greedy_of(model: nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """The same, giving the likeliest token after each of the last n, int64 [B, n]."""
+    last = _last_of(model, dtype)
+    return lambda tokens, n: last(tokens, n).argmax(-1)
+
+
+def _last_of(model: nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor, int], torch.Tensor]:
     output, model.output = model.output, None
     device = output.weight.device
 
     @torch.inference_mode()
-    def last_logits(tokens: torch.Tensor) -> torch.Tensor:
+    def last(tokens: torch.Tensor, n: int) -> torch.Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            hidden = model(tokens.to(device))[:, -1]
+            hidden = model(tokens.to(device))[:, -n:]
         # Not in bfloat16, whose few digits make ties.
         return output(hidden.to(output.weight.dtype))
 
-    return last_logits
+    return last

@@ -1,0 +1,79 @@
+"""What a retrieval test leaves: its records, a table and a heat map."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # there may be no display
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from torchtitan_lighthouse.evaluate.niah import DEPTHS
+from torchtitan_lighthouse.runs.markdown import markdown
+
+Rates = dict[int, dict[int, float]]  # by length and depth
+
+
+class Results:
+    """The records of a niah.json: what was asked, the rate at each depth, and their mean."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._records: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+
+    def find(self, asked: dict[str, Any]) -> dict[int, float]:
+        """The rates by depth; none if this was not asked before."""
+        for record in self._records:
+            if asked.items() <= record.items():
+                return {int(depth): rate for depth, rate in record["rates"].items()}
+        return {}
+
+    def add(self, asked: dict[str, Any], rates: dict[int, float]) -> None:
+        """Save one more record. A kill leaves the old file or the new one."""
+        rates_by_name = {str(depth): rate for depth, rate in rates.items()}
+        mean = statistics.fmean(rates.values())
+        self._records.append({**asked, "rates": rates_by_name, "mean": mean})
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._file.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(self._records, indent=1) + "\n")
+        unfinished.replace(self._file)
+
+
+def table(title: str, rates: Rates) -> str:
+    """A line for each depth, a column for each length."""
+    rows = [("depth", *(f"{length:,}" for length in rates))]
+    rows += [(f"{depth}%", *(f"{rates[n][depth]:.2f}" for n in rates)) for depth in DEPTHS]
+    return f"{title}\n\n{markdown(rows)}"
+
+
+def draw(panels: list[tuple[str, Rates]], out: Path) -> None:
+    """Write a heat map for each title and its rates, side by side in one PNG."""
+    widths = [max(2.4, 0.85 * len(rates)) for _, rates in panels]
+    figure, row = plt.subplots(
+        1,
+        len(panels),
+        figsize=(2 + sum(widths), 4),
+        width_ratios=widths,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (title, rates) in zip(row[0], panels, strict=True):
+        cells = [[column[depth] for column in rates.values()] for depth in DEPTHS]
+        image = axes.imshow(cells, vmin=0, vmax=1, aspect="auto")
+        for (y, x), rate in np.ndenumerate(cells):
+            colour = "black" if rate > 0.5 else "white"
+            axes.text(x, y, f"{rate:.2f}", ha="center", va="center", color=colour)
+        axes.set_title(title.replace(", ", "\n"), fontsize=9)
+        axes.set_xticks(range(len(rates)), [f"{length:,}" for length in rates])
+        axes.set_xlabel("context (tokens)")
+    row[0][0].set_yticks(range(len(DEPTHS)), [f"{depth}%" for depth in DEPTHS])
+    row[0][0].set_ylabel("depth of the passkey")
+    figure.colorbar(image, ax=row, label="retrieval rate")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
