@@ -1,20 +1,70 @@
 """``python -m torchtitan_lighthouse TOOL …``: the tools beside the trainer."""
 
+import ast
 import importlib
+import importlib.util
 import sys
+from typing import NoReturn
+
+from torchtitan_lighthouse.refusal import RefusalError
 
 TOOLS = (
-    *("plot", "compare", "memory", "niah", "export"),
+    *("configs", "plot", "compare", "memory", "niah", "export"),
     *("experiment", "benchmark", "recoverability", "ablate", "paper"),
 )
 
+# What a tool may lack, by its module, and the extra of this package that brings it.
+_EXTRAS = {"matplotlib": "plot", "wandb": "wandb", "transformers": "hf", "fla": "gla"}
+
 
 def main() -> None:
-    """Run the tool that the command line names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    """Run the tool that the command line names.
+
+    Raises:
+        SystemExit: with status 2 and one line, if the tool refuses its arguments or their files, or
+            lacks a package.
+    """
+    name, *args = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
     if name not in TOOLS:
-        sys.exit(f"usage: python -m torchtitan_lighthouse TOOL …, one of {', '.join(TOOLS)}")
-    importlib.import_module(f"torchtitan_lighthouse.tools.{name}").main(sys.argv[2:])
+        _refuse("", f"there is no tool {name!r}: use one of {', '.join(TOOLS)}")
+    sys.argv[0] = f"torchtitan_lighthouse {name}"  # for the tool's own usage
+    try:
+        importlib.import_module(_module(name)).main(args)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        extra = f"pip install 'torchtitan-lighthouse[{_EXTRAS[missing]}]'"
+        _refuse(name, f"{missing} is not installed: {extra}, or in a clone .[{_EXTRAS[missing]}]")
+    except (RefusalError, FileNotFoundError) as error:
+        _refuse(name, str(error))
+
+
+def usage() -> str:
+    """The tools, with the first line of what each says of itself."""
+    width = max(map(len, TOOLS))
+    lines = [f"  {name:{width}}  {_first_line(name)}" for name in TOOLS]
+    head = "usage: python -m torchtitan_lighthouse TOOL [-h] ...\n\ntools:"
+    train = "Training: torchrun --nproc-per-node N -m torchtitan_lighthouse.train -h"
+    return "\n".join([head, *lines, "", train])
+
+
+def _first_line(name: str) -> str:
+    """Read from the source: to import all tools takes long."""
+    source = importlib.util.find_spec(_module(name)).loader.get_source(_module(name))  # type: ignore[union-attr]
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _module(name: str) -> str:
+    return f"torchtitan_lighthouse.tools.{name}"
+
+
+def _refuse(name: str, reason: str) -> NoReturn:
+    print(f"torchtitan_lighthouse {name}".rstrip() + f": {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""The shipped TOML files by name, without ``.toml``: those of ``train_configs/``."""
+
+import re
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from torchtitan_lighthouse.refusal import RefusalError
+
+
+def names() -> list[str]:
+    """Their names, those of a subfolder after its name and a slash."""
+    return sorted(_files(_folder()))
+
+
+def text(name: str) -> str:
+    """The content of one.
+
+    Raises:
+        RefusalError: there is none of that name.
+    """
+    shipped = _files(_folder())
+    name = name.removesuffix(".toml")
+    if name not in shipped:
+        raise RefusalError(f"there is no config {name!r}: use one of {', '.join(sorted(shipped))}")
+    return shipped[name].read_text()
+
+
+def summary(name: str) -> str:
+    """What a file's first comment says up to its first stop."""
+    comment: list[str] = []
+    for line in text(name).splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
+    return re.split(r"(?<=\?)\s|[.:;](?:\s|$)", " ".join(comment))[0]
+
+
+def _folder() -> Traversable:
+    """In an installed package, or beside the package in a clone."""
+    installed = files("torchtitan_lighthouse") / "train_configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "train_configs"
+
+
+def _files(folder: Traversable, prefix: str = "") -> dict[str, Traversable]:
+    found: dict[str, Traversable] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _files(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".toml"):
+            found[prefix + entry.name.removesuffix(".toml")] = entry
+    return found
