@@ -16,11 +16,14 @@ set -euo pipefail
 : "${1:?usage: mkdir -p outputs && sbatch [--nodes N] scripts/launch_slurm.sh CONFIG [OPTION...]}"
 cd "${SLURM_SUBMIT_DIR:?run it with sbatch}"
 
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+host=${hosts%%$'\n'*}
 # A port of the job's own: jobs may share the first node's network.
 port=$((20000 + SLURM_JOB_ID % 10000))
 
-srun --kill-on-bad-exit=1 "${VENV:-.venv}/bin/python" -m torch.distributed.run \
+# srun does not take over the CPUs that sbatch was asked for.
+srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+  "${VENV:-.venv}/bin/python" -m torch.distributed.run \
   --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc-per-node "${NPROC:-${SLURM_GPUS_ON_NODE:-8}}" \
   --rdzv-backend c10d \

@@ -82,6 +82,14 @@ REFUSED = {
         {**CHECKPOINTING["attention"], "activation_checkpoint__selective_ac_option": "sdpa"},
         ["selective_ac_option='sdpa'", '"op"', '"attention"'],
     ),
+    "checkpointing-memory-budget": (
+        {"activation_checkpoint__mode": "memory_budget", "compile__enable": True},
+        ["selects anew in the backward", "lighthouse.enable = false", '"full"'],
+    ),
+    "checkpointing-memory-budget-eager": (
+        {"activation_checkpoint__mode": "memory_budget", "lighthouse__enable": False},
+        ["compile.enable = true"],
+    ),
     "context-parallel-load-balancer": (
         {
             "parallelism__context_parallel_degree": 2,

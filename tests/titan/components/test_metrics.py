@@ -48,6 +48,46 @@ def test_a_stage_s_throughput_and_mfu_are_its_own(tmp_path):
 
 
 @pytest.mark.usefixtures("one_rank")
+def test_a_step_s_time_is_by_the_steps_that_there_were(tmp_path):
+    """Whatever log_freq is: two steps since the switch, each of two batches."""
+    batches = ["--training.local_batch_size", "1", "--training.global_batch_size", "2"]
+    processor = build(job(tmp_path, "--metrics.log_freq", "10", *batches))
+    processor.enter("dense", flops_per_token=1)
+    processor.time_last_log -= 8
+    processor.data_loading_times += [0.1] * 4
+    processor.log(20, 2.5, 2.5, 0.5)
+    processor.close()
+    (record,) = read_metrics(tmp_path)
+    assert record["time_metrics/end_to_end(s)"] == pytest.approx(4, abs=0.5)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_peak_of_memory_is_the_stage_s_own(tmp_path, monkeypatch):
+    processor = build(job(tmp_path))
+    resets = []
+    monkeypatch.setattr(
+        processor.device_memory_monitor, "reset_peak_stats", lambda: resets.append(1)
+    )
+    processor.enter("dense", flops_per_token=1)
+    assert resets
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("lost", [{"loss": float("nan")}, {"grad_norm": float("inf")}], ids=str)
+def test_lost_weights_are_warned_of_once(tmp_path, caplog, lost):
+    processor = build(job(tmp_path))
+    loss, grad_norm = lost.get("loss", 2.5), lost.get("grad_norm", 0.5)
+    for step in (1, 2):
+        processor.data_loading_times.append(0.1)
+        processor.log(step, loss, loss, grad_norm)
+    processor.close()
+    (warning,) = [message for message in caplog.messages if "No weight recovers" in message]
+    assert warning.startswith(
+        f"Step 1: the loss is {loss} and the norm of the gradient {grad_norm}"
+    )
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_a_sequence_on_several_ranks_counts_once(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_get_metrics_rank", lambda *_: 0)
     processor = build(job(tmp_path), cp=4)

@@ -30,6 +30,9 @@ class Processor:
         self.ntokens_since_last_log = 0
         self.logged = []
 
+    def begin_interval(self):
+        self.ntokens_since_last_log = 0
+
     def log_validation(self, loss, step, extra_metrics):
         self.logged.append((loss, step, extra_metrics))
 

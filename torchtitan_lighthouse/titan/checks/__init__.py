@@ -16,6 +16,7 @@ from torchtitan_lighthouse.titan.checks.metrics import check_metrics
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism, check_sequence_lengths
 from torchtitan_lighthouse.titan.checks.position import check_position
+from torchtitan_lighthouse.titan.checks.profiling import check_profiling
 from torchtitan_lighthouse.titan.checks.resume import check_resume
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
 from torchtitan_lighthouse.titan.checks.stages import check_stages
@@ -42,4 +43,5 @@ def check_job(job_config: JobConfig) -> None:
     check_sequence_lengths(job_config)
     check_activation_checkpointing(job_config)
     check_metrics(job_config)
+    check_profiling(job_config)
     check_resume(job_config)

@@ -14,8 +14,24 @@ def check_activation_checkpointing(job_config: JobConfig) -> None:
     if section.mode not in _MODES:
         rule = "is no form of activation checkpointing"
         raise refusal("activation_checkpoint.mode", repr(section.mode), rule, *_MODES)
+    if section.mode == "memory_budget":
+        _check_memory_budget(job_config)
     option = section.selective_ac_option
     every_nth_layer = isinstance(option, str) and option.isdigit()
     if section.mode == "selective" and not every_nth_layer and option not in _OPTIONS:
         rule = 'must be a string: a number n for every nth layer, "op" or "attention"'
         raise refusal("activation_checkpoint.selective_ac_option", repr(option), rule)
+
+
+def _check_memory_budget(job_config: JobConfig) -> None:
+    """The compiler's choice of what to keep ignores what must be kept."""
+    if job_config.lighthouse.enable:
+        rule = (
+            "selects anew in the backward, where Lighthouse attention must not: set "
+            "lighthouse.enable = false"
+        )
+        working = [f'"{mode}"' for mode in _MODES if mode != "memory_budget"]
+        raise refusal("activation_checkpoint.mode", '"memory_budget"', rule, *working)
+    if not (job_config.compile.enable and "model" in job_config.compile.components):
+        rule = "needs compile.enable = true with the model in compile.components"
+        raise refusal("activation_checkpoint.mode", '"memory_budget"', rule)

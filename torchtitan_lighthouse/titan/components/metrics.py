@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         if config.enable_wandb and (logs or config.save_for_all_ranks):
             set_wandb_defaults(job_config, torch.distributed.get_rank())
         super().__init__(job_config, parallel_dims, tag)
+        self._logs, self._has_warned = logs, False
         log = _open_metrics_log(job_config) if logs else None
         self.logger: _StageLogger = _StageLogger(self.logger, log)
         self.logger.stage = stage_at(1, job_config.lighthouse)
@@ -49,9 +51,14 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         """Begin a stage: the next figures that are logged are of its steps alone."""
         self.logger.stage = stage
         self.num_flops_per_token = flops_per_token
+        self.begin_interval()
+
+    def begin_interval(self) -> None:
+        """The next figures that are logged are of what comes now."""
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()
+        self.device_memory_monitor.reset_peak_stats()
 
     def log(
         self,
@@ -68,6 +75,10 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         metrics = dict(extra_metrics or {})
         if "n_tokens_seen" in metrics:
             metrics["n_tokens_seen"] //= degree
+        # And it divides the time by metrics.log_freq, however many steps there were.
+        seconds = time.perf_counter() - self.time_last_log
+        metrics["time_metrics/end_to_end(s)"] = seconds / self._steps_in_interval()
+        self._warn_of_lost_weights(step, global_avg_loss, grad_norm)
         with _at_line_end(f"  stage: {self.stage}"):
             super().log(step, global_avg_loss, global_max_loss * degree, grad_norm, metrics)
 
@@ -79,6 +90,22 @@ class LighthouseMetricsProcessor(MetricsProcessor):
             text += f"  under Lighthouse: {extra_metrics[HELD_OUT_LIGHTHOUSE_LOSS]:.4f}"
         with _at_line_end(text):
             super().log_validation(loss, step, extra_metrics)
+        self.data_loading_times.clear()
+
+    def _steps_in_interval(self) -> float:
+        training, dims = self.job_config.training, self.parallel_dims
+        at_once = training.local_batch_size * dims.dp_replicate * dims.dp_shard
+        return len(self.data_loading_times) / max(training.global_batch_size // at_once, 1)
+
+    def _warn_of_lost_weights(self, step: int, loss: float, grad_norm: float) -> None:
+        """Once. The norm is of all ranks, and what is not finite in it is so in every weight."""
+        if self._logs and not self._has_warned and not isfinite(loss + grad_norm):
+            self._has_warned = True
+            logger.warning(
+                f"Step {step}: the loss is {loss} and the norm of the gradient {grad_norm}. No "
+                "weight recovers from that, and training goes on as torchtitan's does: stop it, "
+                "and resume a checkpoint from before (checkpoint.load_step)"
+            )
 
 
 def build_metrics_processor(

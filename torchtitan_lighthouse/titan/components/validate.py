@@ -22,6 +22,7 @@ class LighthouseValidator(validate.Validator):
     """
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        self.metrics_processor.begin_interval()
         extra_metrics = {}
         if self.metrics_processor.stage == "lighthouse":
             extra_metrics[HELD_OUT_LIGHTHOUSE_LOSS] = self._loss(model_parts, step)

@@ -15,6 +15,7 @@ from torchtitan_lighthouse.titan.models.across_ranks import (
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
 from torchtitan_lighthouse.titan.models.rope import use_real_rotation
+from torchtitan_lighthouse.titan.models.static_graphs import use_static_graphs
 
 
 def parallelize_lighthouse(
@@ -29,6 +30,7 @@ def parallelize_lighthouse(
         model: a ``Transformer`` on the meta device, whose ``model_args`` name the layers.
     """
     use_real_rotation()
+    use_static_graphs()
     args = model.model_args
     context_parallel = None
     if parallel_dims.cp_enabled:
