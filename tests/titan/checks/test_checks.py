@@ -8,7 +8,7 @@ from torchtitan.config import JobConfig
 
 from tests.support.jobs import parse
 from tests.support.models import CHECKPOINTING
-from torchtitan_lighthouse.titan.checks import check_job
+from torchtitan_lighthouse.titan.checks import check_job, context_parallel
 from torchtitan_lighthouse.titan.spec import get_train_spec
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
@@ -111,6 +111,17 @@ def test_checkpointing_that_a_file_spells_wrong_is_refused(tmp_path):
     job_config = parse(tmp_path)
     job_config.activation_checkpoint.mode = "attention"  # torchtitan checks no types in TOML
     assert "activation_checkpoint.mode='attention'" in refusal(job_config)
+
+
+def test_one_gather_without_a_kernel_for_it_is_refused(tmp_path, monkeypatch):
+    one_gather = {"parallelism__context_parallel_attention": "allgather", **CP4}
+    job_config = parse(tmp_path, **one_gather)  # in float32, which the CPU takes
+    check_job(job_config)
+    monkeypatch.setattr(context_parallel, "runs_on_cpu", lambda: False)
+    assert 'training.mixed_precision_param = "bfloat16"' in refusal(job_config)
+    check_job(parse(tmp_path, **one_gather, training__mixed_precision_param="bfloat16"))
+    flex = {"model__flavor": "8B_flex", "lighthouse__enable": False}
+    assert "attn_type 'flex'; use ring" in refusal(parse(tmp_path, **one_gather, **flex))
 
 
 def test_a_way_to_attend_that_a_file_spells_wrong_is_refused(tmp_path):

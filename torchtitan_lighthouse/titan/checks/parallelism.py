@@ -7,6 +7,7 @@ from torchtitan.config import JobConfig
 from torchtitan.config.job_config import Parallelism
 
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+from torchtitan_lighthouse.titan.checks.context_parallel import check_context_parallel
 from torchtitan_lighthouse.titan.checks.pipeline import check_pipeline
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
@@ -22,24 +23,7 @@ def check_parallelism(job_config: JobConfig) -> None:
     _check_world(layout)
     _check_tensor_parallel(job_config)
     check_pipeline(job_config)
-    balancer = layout.context_parallel_load_balancer
-    if (
-        layout.context_parallel_degree > 1
-        and model_args_of(job_config).attn_type == "sdpa"
-        and balancer != "headtail"
-    ):
-        raise RefusalError(
-            f"parallelism.context_parallel_load_balancer = {balancer!r} must be 'headtail', the "
-            "order in which SDPA takes the pieces of a sequence"
-        )
-    attention = layout.context_parallel_attention
-    if attention not in ("ring", "allgather"):
-        raise refusal(
-            "parallelism.context_parallel_attention",
-            repr(attention),
-            "is no way to attend across ranks",
-            *("ring", "allgather"),
-        )
+    check_context_parallel(job_config)
 
 
 def _check_world(layout: Parallelism) -> None:
