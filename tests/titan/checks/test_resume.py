@@ -113,6 +113,16 @@ def test_a_second_stage_may_be_dense(tmp_path):
         )
 
 
+def test_a_second_stage_has_something_to_train(tmp_path):
+    stage1 = save(job(tmp_path / "stage1", training__steps=12), 12)
+    loading = {
+        "checkpoint__initial_load_path": stage1,
+        "checkpoint__initial_load_model_only": False,
+    }
+    message = refusal(job(tmp_path / "stage2", training__steps=12, **loading))
+    assert "training.steps = 12 leaves nothing to train after" in message
+
+
 def test_a_finished_decay_is_not_lengthened(tmp_path):
     schedule = {"lr_scheduler__total_steps": 6, "lr_scheduler__warmup_steps": 2}
     save(job(tmp_path, training__steps=6, **schedule), 6)

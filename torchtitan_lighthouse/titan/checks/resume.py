@@ -32,7 +32,7 @@ def check_resume(job_config: JobConfig) -> None:
 
     Raises:
         RefusalError: the run would go back to Lighthouse attention, its learning rate would jump,
-            or a setting would be ignored.
+            a setting would be ignored, or nothing is left to train.
     """
     checkpoint = resumed_checkpoint(job_config)
     saved = saved_job(checkpoint) if checkpoint else None
@@ -42,6 +42,12 @@ def check_resume(job_config: JobConfig) -> None:
     if not number.isdecimal():
         return
     step = int(number)
+    if step >= job_config.training.steps:
+        # Of a run's own checkpoint the trainer says that it is finished.
+        raise RefusalError(
+            f"training.steps = {job_config.training.steps} leaves nothing to train after "
+            f"{checkpoint}: set more"
+        )
     changes = changed_fields(saved, job_config.to_dict(), beside=_FREE_SECTIONS)
     excluded = job_config.checkpoint.exclude_from_loading
     _check_stage(job_config, saved, step)
