@@ -11,6 +11,7 @@ from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
 from torchtitan_lighthouse.titan.checks.data import check_data
+from torchtitan_lighthouse.titan.checks.folders import check_folders
 from torchtitan_lighthouse.titan.checks.hf_weights import check_hf_weights
 from torchtitan_lighthouse.titan.checks.metrics import check_metrics
 from torchtitan_lighthouse.titan.checks.model import check_model
@@ -22,6 +23,8 @@ from torchtitan_lighthouse.titan.checks.schedule import check_schedule
 from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.tokenizer import check_tokenizer
 from torchtitan_lighthouse.titan.checks.validation import check_validation
+from torchtitan_lighthouse.titan.checks.values import check_values
+from torchtitan_lighthouse.titan.config.field_types import refuse_wrong_types
 
 __all__ = ["check_data", "check_job", "check_position", "check_tokenizer"]
 
@@ -32,7 +35,10 @@ def check_job(job_config: JobConfig) -> None:
     Raises:
         RefusalError: names the field, its value and what would work.
     """
+    refuse_wrong_types(type(job_config), job_config.to_dict())
     check_model(job_config)
+    check_values(job_config)
+    check_folders(job_config)
     check_hf_weights(job_config)
     check_checkpoints(job_config)
     check_validation(job_config)

@@ -8,10 +8,12 @@ from typing import Any
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config.command_line import (
     refuse_unknown_fields,
     refusing_unreadable_jobs,
 )
+from torchtitan_lighthouse.titan.config.field_types import refuse_wrong_types
 from torchtitan_lighthouse.titan.config.job_config import JobConfig
 
 JOB_FILE = "job.json"
@@ -40,7 +42,15 @@ class LighthouseConfigManager(ConfigManager):
     def _dict_to_dataclass(self, cls: Any, data: dict[str, Any]) -> Any:
         if cls is not None and issubclass(cls, TitanJobConfig):
             refuse_unknown_fields(cls, data)
-        return super()._dict_to_dataclass(cls, data)
+            refuse_wrong_types(cls, data)
+        try:
+            return super()._dict_to_dataclass(cls, data)
+        except AssertionError as error:  # torchtitan's of a section
+            raise RefusalError(f"{cls.__name__}: {error}") from None
+        except RefusalError:
+            raise
+        except ValueError as error:
+            raise RefusalError(str(error)) from None
 
     def _validate_config(self) -> None:
         # torchtitan 0.2.2 warns of a folder that is not there, whether or not anything reads it.
