@@ -13,6 +13,7 @@ from torchtitan.models.llama3 import Transformer
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.data.bytes import BOS_ID
+from torchtitan_lighthouse.evaluate import niah_results, retrieval
 from torchtitan_lighthouse.evaluate.checkpoint import load_trained
 from torchtitan_lighthouse.evaluate.niah import (
     CUE,
@@ -23,10 +24,13 @@ from torchtitan_lighthouse.evaluate.niah import (
     retrieval_rates,
 )
 from torchtitan_lighthouse.evaluate.trained import TrainedRun
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.tools import niah as niah_tool
+
+REFUSED = (RefusalError, FileNotFoundError)
 
 BEFORE, AFTER = (part.encode() for part in NEEDLE)
 FILLER = 100
@@ -187,8 +191,8 @@ def measured(niah, monkeypatch):
         lengths.append(haystack.length)
         return {depth: depth / haystack.length for depth in DEPTHS}
 
-    monkeypatch.setattr(niah, "retrieval_rates", made_up)
-    monkeypatch.setattr(niah, "draw", lambda *_: None)
+    monkeypatch.setattr(retrieval, "retrieval_rates", made_up)
+    monkeypatch.setattr(niah_results, "draw", lambda *_: None)
     return lengths
 
 
@@ -233,21 +237,18 @@ def test_a_checkpoint_saved_anew_is_run_again(niah, measured, checkpoint, tmp_pa
 def test_a_call_on_other_checkpoints_keeps_the_charts_that_are_there(
     niah, measured, checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(niah, "draw", lambda _, png: png.write_text("a chart"))
+    monkeypatch.setattr(niah_results, "draw", lambda _, png: png.write_text("a chart"))
     other = shutil.copytree(checkpoint, checkpoint.with_name("step-2"))
     for checkpoints in ([checkpoint], [other], [checkpoint, other]):
         niah.main([*map(str, checkpoints), "--out", str(tmp_path), "--lengths", "96"])
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
-def test_a_moved_checkpoint_takes_the_job_that_is_named(
-    niah, measured, checkpoint, tmp_path, capsys
-):
+def test_a_moved_checkpoint_takes_the_job_that_is_named(niah, measured, checkpoint, tmp_path):
     moved = shutil.copytree(checkpoint, tmp_path / "elsewhere" / "step-1")
     arguments = [str(moved), "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit):
+    with pytest.raises(REFUSED, match=f"name the job.json of {moved} with --job"):
         niah.main(arguments)
-    assert f"name the job.json of {moved} with --job" in capsys.readouterr().err
     job = checkpoint.parents[1] / "job.json"
     niah.main([*arguments, "--job", str(job)])
     assert measured == [160]
@@ -271,11 +272,11 @@ def test_an_interrupted_script_keeps_the_lengths_it_finished(
         return made_up(_, haystack)
 
     arguments = [str(checkpoint), "--out", str(tmp_path), "--lengths", "96", "128"]
-    made_up = niah.retrieval_rates
-    monkeypatch.setattr(niah, "retrieval_rates", interrupted)
+    made_up = retrieval.retrieval_rates
+    monkeypatch.setattr(retrieval, "retrieval_rates", interrupted)
     with pytest.raises(KeyboardInterrupt):
         niah.main(arguments)
-    monkeypatch.setattr(niah, "retrieval_rates", made_up)
+    monkeypatch.setattr(retrieval, "retrieval_rates", made_up)
     niah.main(arguments)
     assert measured == [96, 128]
 
@@ -292,9 +293,8 @@ def test_an_interrupted_script_keeps_the_lengths_it_finished(
     ids=["length", "beyond", "multikey", "trials", "checkpoint"],
 )
 def test_bad_arguments_are_refused_before_any_run(
-    niah, measured, checkpoint, tmp_path, capsys, arguments, message
+    niah, measured, checkpoint, tmp_path, arguments, message
 ):
-    with pytest.raises(SystemExit):
+    with pytest.raises(REFUSED, match=message):
         niah.main([str(checkpoint), *arguments, "--out", str(tmp_path)])
-    assert message in capsys.readouterr().err
     assert not measured

@@ -30,12 +30,11 @@ def wandb(monkeypatch, tmp_path):
     return client
 
 
-def test_without_a_key_a_run_is_refused_in_one_line(capsys):
-    with pytest.raises(SystemExit):
+def test_without_a_key_a_run_is_refused_in_one_line():
+    with pytest.raises(RefusalError) as refused:
         compare.main(["team/project/abc"])
-    *_, last = capsys.readouterr().err.splitlines()
-    assert "team/project/abc is not a folder" in last
-    assert "`wandb login`, or set WANDB_API_KEY" in last
+    assert "team/project/abc is not a folder" in str(refused.value)
+    assert "`wandb login`, or set WANDB_API_KEY" in str(refused.value)
 
 
 def test_a_run_that_the_server_does_not_know_is_refused(monkeypatch):

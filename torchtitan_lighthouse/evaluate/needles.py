@@ -8,11 +8,11 @@ through lm-eval.
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torchtitan.components.tokenizer import BaseTokenizer
 
+from torchtitan_lighthouse.evaluate.forms import FORMS
 from torchtitan_lighthouse.evaluate.niah import DEPTHS
 from torchtitan_lighthouse.refusal import RefusalError
 
@@ -27,24 +27,6 @@ DIGITS = 7
 _FIRST = "amber brisk coral dusty eager faint giddy hazel ivory jolly keen lunar misty noble olive"
 _SECOND = "anchor basket candle dragon engine feather garden hammer island jacket kettle lantern"
 KEYS = [f"{first} {second}" for first in _FIRST.split() for second in _SECOND.split()]
-
-
-@dataclass(frozen=True)
-class Form:
-    """How many keys a prompt has, and what is around them."""
-
-    keys: int
-    """Needles with other keys than the one that is asked for, and itself; 0: as many as fit."""
-
-    like: str
-    """RULER's task of this form."""
-
-
-FORMS = {
-    "single": Form(1, "niah_single_1"),
-    "multikey": Form(4, "niah_multikey_1"),
-    "needles": Form(0, "niah_multikey_2"),
-}
 
 
 class Needles:

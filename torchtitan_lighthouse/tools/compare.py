@@ -8,14 +8,15 @@ others are compared to the first. Writes the chart of torchtitan_lighthouse plot
 """
 
 from torchtitan_lighthouse.runs.tables import NOTES, stage_table, total_table
-from torchtitan_lighthouse.tools.runs import build_parser, draw, parse_and_read
+from torchtitan_lighthouse.tools.run_options import build_parser, draw, read
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, print the tables and write the chart."""
     parser = build_parser(__doc__.splitlines()[0])
     parser.add_argument("--to-loss", type=float, metavar="LOSS", help="also the time to this loss")
-    options, runs = parse_and_read(parser, args)
+    options = parser.parse_args(args)
+    runs = read(options)
     print(stage_table(runs))
     print(total_table(runs, options.to_loss))
     print(NOTES)

@@ -10,7 +10,6 @@ What is written: see ``torchtitan_lighthouse/evaluate/export.py``.
 import argparse
 from pathlib import Path
 
-from torchtitan_lighthouse.evaluate.export import export_hf
 from torchtitan_lighthouse.tools.job_option import JOB_HELP
 
 
@@ -24,10 +23,10 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     options = parser.parse_args(args)
-    try:
-        changed = export_hf(options.checkpoint, options.out, options.dtype, options.job)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+
+    from torchtitan_lighthouse.evaluate.export import export_hf
+
+    changed = export_hf(options.checkpoint, options.out, options.dtype, options.job)
     print(f"Wrote {options.out}")
     for name, value in changed.items():
         print(f"config.json: {name} is now {value}")

@@ -13,27 +13,11 @@ RULER's. Needs ``pip install .[plot]``.
 
 import argparse
 import statistics
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from torchtitan_lighthouse.evaluate.needles import FORMS, Needles, found_rates
-from torchtitan_lighthouse.evaluate.niah import (
-    Haystack,
-    greedy_of,
-    last_logits_of,
-    retrieval_rates,
-)
-from torchtitan_lighthouse.evaluate.niah_results import Rates, Results, draw, table
-from torchtitan_lighthouse.evaluate.trained import Trained, open_trained
-from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.runs.names import file_name
+from torchtitan_lighthouse.evaluate.forms import FORMS, PASSKEY
 from torchtitan_lighthouse.tools.job_option import JOB_HELP
 
-PASSKEY = "passkey"
 TRIALS_HELP = "for each depth and length; of a passkey a multiple of 10, for the ten digits [50]"
 
 
@@ -53,14 +37,18 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     parser.add_argument("--out", type=Path, default=Path("outputs/niah"), help="[outputs/niah]")
     options = parser.parse_args(args)
-    try:
-        models = [open_trained(path.absolute(), options.job) for path in options.models]
-        haystacks = [
-            [haystack(model, length, options) for length in options.lengths or [model.seq_len]]
-            for model in models
-        ]
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+
+    from torchtitan_lighthouse.evaluate.niah_results import Results, draw, table
+    from torchtitan_lighthouse.evaluate.retrieval import evaluate, haystack
+    from torchtitan_lighthouse.evaluate.trained import open_trained
+    from torchtitan_lighthouse.runs.names import file_name
+
+    models = [open_trained(path.absolute(), options.job) for path in options.models]
+    how = {"trials": options.trials, "seed": options.seed}
+    haystacks = [
+        [haystack(m, options.form, length, **how) for length in options.lengths or [m.seq_len]]
+        for m in models
+    ]
 
     results = Results(options.out / "niah.json")
     panels = []
@@ -74,54 +62,6 @@ def main(args: list[str] | None = None) -> None:
     png = options.out / file_name(prefix, [model.name for model in models], ".png")
     draw(panels, png)
     print(png)
-
-
-def haystack(model: Trained, length: int, options: argparse.Namespace) -> Haystack | Needles:
-    """The prompts of one length, which must be one that the model was trained at."""
-    if length > model.seq_len:
-        raise RefusalError(
-            f"length {length} is beyond the {model.seq_len} tokens that {model.path} was trained at"
-        )
-    how = {"trials": options.trials, "seed": options.seed}
-    if options.form == PASSKEY:
-        return Haystack(model.tokenizer(), length, **how)
-    return Needles(model.tokenizer(), options.form, length, **how)
-
-
-def evaluate(
-    model: Trained, haystacks: list[Haystack | Needles], results: Results, batch_tokens: int
-) -> Rates:
-    """The rates of one model; those that ``results`` lacks are measured and added to it."""
-    rates = {h.length: results.find(question(model, h)) for h in haystacks}
-    missing = [h for h in haystacks if not rates[h.length]]
-    if not missing:
-        return rates
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = model.load(max(h.length for h in missing), device)
-    last_logits, greedy = None, None
-    for h in missing:
-        progress = partial(tqdm, desc=f"{model.name}, {h.length:,} tokens", unit="trial")
-        if isinstance(h, Needles):
-            greedy = greedy or greedy_of(loaded, model.dtype)
-            found = found_rates(greedy, h, batch_tokens=batch_tokens, progress=progress)
-        else:
-            last_logits = last_logits or last_logits_of(loaded, model.dtype)
-            found = retrieval_rates(last_logits, h, batch_tokens=batch_tokens, progress=progress)
-        results.add(question(model, h), found)
-        rates[h.length] = found
-    return rates
-
-
-def question(model: Trained, haystack: Haystack | Needles) -> dict[str, Any]:
-    """All that the rates depend on. A retrained checkpoint is another one."""
-    return {
-        "checkpoint": str(model.path),
-        "saved": model.saved,
-        "length": haystack.length,
-        "trials": haystack.trials,
-        "seed": haystack.seed,
-        **haystack.asked(),
-    }
 
 
 if __name__ == "__main__":

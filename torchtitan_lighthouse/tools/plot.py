@@ -4,13 +4,13 @@ A RUN is a dump folder with a metrics.jsonl, or the path of a wandb run, entity/
 ``pip install .[plot]``, and ``wandb`` for its runs.
 """
 
-from torchtitan_lighthouse.tools.runs import build_parser, draw, parse_and_read
+from torchtitan_lighthouse.tools.run_options import build_parser, draw, read
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, write the PNG and print its path."""
-    options, runs = parse_and_read(build_parser(__doc__), args)
-    print(draw(options, runs))
+    options = build_parser(__doc__).parse_args(args)
+    print(draw(options, read(options)))
 
 
 if __name__ == "__main__":

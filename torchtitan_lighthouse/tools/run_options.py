@@ -1,11 +1,9 @@
 """What torchtitan_lighthouse plot and torchtitan_lighthouse compare have in common."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from torchtitan_lighthouse.runs.names import file_name
-from torchtitan_lighthouse.runs.plot import plot
 from torchtitan_lighthouse.runs.read import read_runs
 from torchtitan_lighthouse.runs.summary import Records
 
@@ -26,19 +24,15 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_and_read(
-    parser: argparse.ArgumentParser, args: Sequence[str] | None
-) -> tuple[argparse.Namespace, dict[str, Records]]:
-    """The options and the runs. What cannot be read ends the process with a message."""
-    options = parser.parse_args(args)
-    try:
-        return options, read_runs(options.runs, options.labels)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+def read(options: argparse.Namespace) -> dict[str, Records]:
+    """The runs that the command line names, by their labels."""
+    return read_runs(options.runs, options.labels)
 
 
 def draw(options: argparse.Namespace, runs: dict[str, Records]) -> Path:
     """Write the chart; returns its path."""
+    from torchtitan_lighthouse.runs.plot import plot  # and matplotlib
+
     first = Path(options.runs[0])
     others = list(runs)[1:]
     name = file_name("loss", others, ".png")
