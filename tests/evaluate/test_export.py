@@ -1,6 +1,7 @@
 """An exported checkpoint is the same model and the same tokenizer under transformers."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,18 @@ def test_generate_is_argmax_of_the_model(saved):
 
 
 @only_tiny
+def test_all_files_are_for_those_that_new_files_are_for(saved, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export_hf(saved[0] / STEP, tmp_path / "hf")
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "hf").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {oct(0o640)}
+
+
+@only_tiny
 def test_the_script_rounds_to_the_dtype(saved, tmp_path, capsys):
     folder, model = saved
     arguments = [str(folder / STEP), str(tmp_path / "hf"), "--dtype", "bfloat16"]
@@ -172,8 +185,10 @@ def byte_tokenizer(saved):
 @example(f"{BOS}x{EOS}")
 def test_byte_ids_are_the_trained_ones(byte_tokenizer, text):
     ids = ByteTokenizer().encode(text)
-    assert byte_tokenizer(text)["input_ids"] == ids
+    assert byte_tokenizer(text, add_special_tokens=False)["input_ids"] == ids
     assert byte_tokenizer.decode(ids) == text
+    # As a document begins in training.
+    assert byte_tokenizer(text)["input_ids"] == ByteTokenizer().encode(text, add_bos=True)
 
 
 @only_tiny

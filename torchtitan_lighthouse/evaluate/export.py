@@ -1,5 +1,6 @@
 """A checkpoint as a Hugging Face model: torchtitan's Llama-3 is a ``LlamaForCausalLM``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,15 @@ def export_hf(
         assets=assets if assets.is_dir() else None,
     )
     save_torch_state_dict(weights, out)
+    _share(out)
     return changed
+
+
+def _share(folder: Path) -> None:
+    """Give the files the mode of other new files: safetensors makes its own for the user alone."""
+    os.umask(umask := os.umask(0))
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
 
 
 def _is_tied(config: Path, weights: dict[str, Tensor]) -> bool:

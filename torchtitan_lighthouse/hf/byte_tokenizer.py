@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID
 
@@ -22,13 +22,15 @@ _CONFIG = {
 def write_byte_tokenizer(folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json.
 
-    The ids of a text are those of ``encode(text)``: no bos or eos is added, and their names in the
-    text are text (unless a call has ``split_special_tokens=False``). Surrogate escapes are refused.
+    The ids of a text are those of a document's start in training, ``encode(text, add_bos=True)``;
+    without bos where a call has ``add_special_tokens=False``. The names of bos and eos in a text
+    are text (unless a call has ``split_special_tokens=False``). Surrogate escapes are refused.
     """
     vocabulary = {character: byte for byte, character in enumerate(_characters())}
     backend = Tokenizer(models.BPE({**vocabulary, BOS: BOS_ID, EOS: EOS_ID}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(f"{BOS} $A", None, [(BOS, BOS_ID)])
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
 
