@@ -1,7 +1,6 @@
 """Every file in train_configs is read by the real ConfigManager and describes a job that can be."""
 
 import re
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.models.args import lighthouse_layers
 from torchtitan_lighthouse.titan.stages import has_switch, stage_at
-from torchtitan_lighthouse.tools import ablate as ablate_tool
 
 FOLDER = Path(__file__).parents[1] / "train_configs"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.toml"))
@@ -158,16 +156,3 @@ def test_the_paper_s_setting_is_the_paper_s():
     assert (optimizer.lr, optimizer.beta1, optimizer.beta2) == (2e-3, 0.9, 0.95)
     assert (optimizer.weight_decay, job.training.max_norm) == (0.1, 1.0)
     assert (job.lr_scheduler.warmup_steps, job.lr_scheduler.decay_ratio) == (2000, 0.0)
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("grids/*.toml")), ids=lambda path: path.stem)
-def test_every_combination_of_a_grid_fits(path):
-    ablate = ablate_tool
-    grid = tomllib.loads(path.read_text())
-    for values in ablate.combinations(grid["grid"]):
-        options = [*grid["options"], *ablate.as_options(values)]
-        job = LighthouseConfigManager().parse_args(
-            ["--job.config_file", f"{FOLDER.parent / grid['config']}", *options]
-        )
-        assert ablate.sub_sequence_length(job) < job.training.seq_len
-        assert has_switch(job.lighthouse, job.training.steps)

@@ -10,7 +10,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 TOOLS = (
     *("configs", "plot", "compare", "memory", "niah", "export"),
-    *("experiment", "benchmark", "recoverability", "ablate", "paper"),
+    *("experiment", "benchmark", "paper"),
 )
 
 # What a tool may lack, by its module, and the extra of this package that brings it.

@@ -19,11 +19,20 @@ def text(name: str) -> str:
     Raises:
         RefusalError: there is none of that name.
     """
+    return path(name).read_text()
+
+
+def path(name: str) -> Path:
+    """Where one is.
+
+    Raises:
+        RefusalError: there is none of that name.
+    """
     shipped = _files(_folder())
     name = name.removesuffix(".toml")
     if name not in shipped:
         raise RefusalError(f"there is no config {name!r}: use one of {', '.join(sorted(shipped))}")
-    return shipped[name].read_text()
+    return Path(str(shipped[name]))
 
 
 def summary(name: str) -> str:

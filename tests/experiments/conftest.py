@@ -8,15 +8,19 @@ from tests.support.jobs import TOML
 TEXT = "text.txt"
 
 
-@pytest.fixture
-def config(tmp_path) -> Path:
+def write_config(folder: Path) -> Path:
     """A job that the trainer would take: 24 steps, of which no stage is named."""
-    path = tmp_path / "job.toml"
-    (tmp_path / TEXT).write_text("some text\n")
-    text = f'dataset = "local"\ndataset_path = "{tmp_path / TEXT}"'
-    job = TOML.replace('dataset = "local"', text)
+    path = folder / "job.toml"
+    (folder / TEXT).write_text("some text\n")
+    text = f'dataset = "local"\ndataset_path = "{folder / TEXT}"'
+    job = TOML.replace('dataset = "local"', text).replace("total_steps = 24\n", "")
     path.write_text(f"{job}\n[checkpoint]\nenable = true\n")
     return path
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    return write_config(tmp_path)
 
 
 @pytest.fixture

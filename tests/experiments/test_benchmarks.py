@@ -1,8 +1,5 @@
-"""The scripts that compare short runs, with the trainer replaced by what its checks let pass."""
+"""Short runs that are compared, with a fake in the trainer's place."""
 
-import json
-import subprocess
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -10,18 +7,29 @@ from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchtitan.config import JobConfig
 
-from tests.support.jobs import launched_job, save_step
+from tests.support.jobs import checked_job
 from tests.support.models import build_meta_model
 from tests.support.runs import write_run
 from torchtitan_lighthouse.attention.module import LighthouseAttention
+from torchtitan_lighthouse.configs import path
 from torchtitan_lighthouse.estimate.memory import peak
-from torchtitan_lighthouse.experiments import benchmark, launch
-from torchtitan_lighthouse.experiments.launch import FINISHED_FILE
-from torchtitan_lighthouse.runs.metrics import TOKENS_PER_SECOND, read_metrics
-from torchtitan_lighthouse.titan.config import JOB_FILE
+from torchtitan_lighthouse.experiments.benchmark import Benchmark, benchmark_run, measure
+from torchtitan_lighthouse.experiments.paper import paper_benchmarks
+from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.runs.metrics import TOKENS_PER_SECOND
 from torchtitan_lighthouse.titan.layout import layouts_of, parallel_dims_of
 from torchtitan_lighthouse.tools import benchmark as benchmark_tool
 from torchtitan_lighthouse.tools import paper as paper_tool
+
+H100 = 78 * 2**30  # bytes
+TRAINS = "speed = 4.0 if name.startswith('dense') else 10.0\ntrain(steps)"
+SMALLER = "--model.flavor 530M_byte --training.seq_len 32768 --lighthouse.topk 512"
+SMALLER += " --lighthouse.tile 64"
+PAPER_RUNS = [
+    *("dense-98k", "norm-98k", "dilated-98k", "dense-98k-cp2", "norm-98k-cp2"),
+    *("dense-262k-cp8", "norm-262k-cp8", "dense-1m-cp8", "norm-1m-cp8"),
+    *("stage1-98k-cp2", "stage2-98k-cp2", "stage2-98k-cp1"),
+]
 
 
 class Launch(NamedTuple):
@@ -29,53 +37,24 @@ class Launch(NamedTuple):
     ranks: int
 
 
-H100 = 78 * 2**30  # bytes
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The jobs that were launched, and on how many ranks, by their folders' names."""
-    return record_launches(monkeypatch)
-
-
-def record_launches(monkeypatch):
-    jobs = {}
-
-    def train(config, folder, *, steps, options, processes, timeout):
-        job = launched_job(config, folder, steps=steps, options=options)
-        launch._check_trained(folder, job.to_dict())
-        if not (folder / FINISHED_FILE).exists():
-            jobs[folder.name] = Launch(job, processes)
-            speed = 10.0 if job.lighthouse.enable else 4.0
-            metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0}
-            write_run(folder, range(1, steps + 1), steps, **metrics)
-            (folder / JOB_FILE).write_text(json.dumps(job.to_dict()))
-            if job.checkpoint.enable and not job.checkpoint.load_only:
-                save_step(job, steps)
-            (folder / FINISHED_FILE).touch()
-        return read_metrics(folder)
-
-    monkeypatch.setattr(benchmark, "train", train)
-    return jobs
-
-
-@pytest.fixture
-def bench_paper(tmp_path):
-    """The script's main, with a folder of its own."""
-    script = paper_tool
-    return lambda *options: script.main(["--out", str(tmp_path / "out"), *options])
+def launches(gpus, out, *overrides):
+    """The jobs that would be launched, and on how many ranks, by their names."""
+    runs = [benchmark.run for benchmark in paper_benchmarks(gpus, out, overrides)]
+    return {run.name: Launch(checked_job(run), run.gpus) for run in runs}
 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
-    """What the script launches on a node of 8 GPUs."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        jobs = record_launches(monkeypatch)
-        paper_tool.main(["--out", str(tmp_path_factory.mktemp("paper"))])
-    return jobs
+    """What the tool launches on a node of 8 GPUs."""
+    return launches(8, tmp_path_factory.mktemp("paper"))
 
 
-PAPER_RUNS = [run.name for run in paper_tool.plan(8, Path("out"))]
+@pytest.fixture
+def bench_paper(trainer, tmp_path, monkeypatch):
+    """The tool, with a folder of its own and the trainer replaced."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    trainer.does(TRAINS)
+    return lambda *options: paper_tool.main(["--out", str(tmp_path / "out"), *options])
 
 
 def test_the_paper_s_runs_are_jobs_that_fit_a_node(paper):
@@ -130,80 +109,57 @@ def test_the_dense_stage_resumes_with_the_same_groups_of_ranks(paper):
         assert run.job.lighthouse.steps == first.job.training.steps == 4
 
 
-def test_the_table_has_speed_ups_and_a_repeated_call_trains_nothing(launched, bench_paper, capsys):
-    bench_paper()
+def test_the_table_has_speed_ups_and_a_repeated_call_trains_nothing(trainer, bench_paper, capsys):
+    only = ["--only", "dense-98k", "norm-98k"]
+    bench_paper(*only)
+    assert trainer.names == only[1:]
     output = capsys.readouterr().out
-    (line,) = (line for line in output.splitlines() if line.startswith("| norm-1m-cp8"))
+    (line,) = (line for line in output.splitlines() if line.startswith("| norm-98k"))
     assert "2.50×" in line
-    launched.clear()
     bench_paper("--only", "dense-98k")
-    assert not launched
+    assert len(trainer.launches) == 2
     assert line in capsys.readouterr().out
 
 
-def test_a_call_whose_time_is_over_starts_no_run(launched, bench_paper, capsys):
+def test_a_call_whose_time_is_over_starts_no_run(trainer, bench_paper, capsys):
     with pytest.raises(SystemExit) as stop:
-        bench_paper("--minutes", "0")
-    assert stop.value.code == 1
-    assert not launched
-    assert f"repeat the command: {', '.join(PAPER_RUNS)}" in capsys.readouterr().err
+        bench_paper("--minutes", "0", "--only", "dense-98k")
+    assert stop.value.code == 3
+    assert not trainer.launches
+    error = capsys.readouterr().err
+    assert error == (
+        "dense-98k: not begun\nStopped, as --minutes 0 were over: repeat the command to continue\n"
+    )
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (subprocess.CalledProcessError(1, "torchrun"), "stage1-98k-cp2: failed, see"),
-        (subprocess.TimeoutExpired("torchrun", 1), "stage1-98k-cp2: stopped"),
-    ],
-    ids=["fails", "stopped"],
-)
-def test_a_run_that_does_not_end_is_named_and_made_in_the_next_call(
-    launched, bench_paper, monkeypatch, capsys, error, message
+def test_a_run_that_fails_is_named_and_made_in_the_next_call(
+    trainer, bench_paper, capsys, tmp_path
 ):
-    train = benchmark.train
-    only = ["--only", "dense-98k", "stage1-98k-cp2", "stage2-98k-cp1"]
-
-    def fail(config, folder, **kwargs):
-        if folder.name == "stage1-98k-cp2":
-            raise error
-        return train(config, folder, **kwargs)
-
-    monkeypatch.setattr(benchmark, "train", fail)
+    only = ["--only", "dense-98k", "stage2-98k-cp1"]
+    trainer.does("sys.exit(1) if name.startswith('stage1') else train(steps)")
     with pytest.raises(SystemExit) as stop:
         bench_paper(*only)
     assert stop.value.code == 1
-    assert list(launched) == ["dense-98k"]
-    output = capsys.readouterr()
-    assert message in output.out
-    assert output.err.endswith("stage1-98k-cp2, stage2-98k-cp1\n")
-    monkeypatch.setattr(benchmark, "train", train)
+    assert trainer.names == ["dense-98k", "stage1-98k-cp2"]
+    lines = capsys.readouterr().err.splitlines()
+    assert (
+        lines[0] == f"stage1-98k-cp2: failed, see {tmp_path}/out/8-gpus/stage1-98k-cp2/output.txt"
+    )
+    assert lines[1].startswith("stage2-98k-cp1: not begun, for stage1-98k-cp2 did not come so far")
+    trainer.does(TRAINS)
     bench_paper(*only)
-    assert list(launched) == ["dense-98k", "stage1-98k-cp2", "stage2-98k-cp1"]
+    assert trainer.names[2:] == ["stage1-98k-cp2", "stage2-98k-cp1"]
 
 
-def test_runs_of_other_options_are_refused(launched, bench_paper, capsys):
-    bench_paper("--only", "norm-98k")
-    with pytest.raises(SystemExit):
-        bench_paper("--only", "norm-98k", "--model.flavor", "530M_byte")
-    assert "model.flavor = '530M_byte' is asked for" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [(["--gpus", "6"], "argument --gpus"), (["--only", "sparse"], "--only sparse: must be of")],
-    ids=["gpus", "only"],
-)
-def test_refusals(bench_paper, capsys, options, message):
-    with pytest.raises(SystemExit):
-        bench_paper(*options)
-    assert message in capsys.readouterr().err
+def test_runs_that_are_not_the_paper_s_are_refused(bench_paper):
+    with pytest.raises(RefusalError, match="--only sparse: must be of dense-98k norm-98k"):
+        bench_paper("--only", "sparse")
 
 
 @pytest.mark.parametrize("gpus", [2, 4])
-def test_a_smaller_node_makes_smaller_runs(launched, bench_paper, gpus):
-    smaller = "--model.flavor 530M_byte --training.seq_len 32768 --lighthouse.topk 512"
-    smaller += f" --lighthouse.tile 64 --training.global_batch_size {gpus}"
-    bench_paper("--gpus", str(gpus), *smaller.split())
+def test_a_smaller_node_makes_smaller_runs(tmp_path, gpus):
+    smaller = [*SMALLER.split(), "--training.global_batch_size", str(gpus)]
+    launched = launches(gpus, tmp_path, *smaller)
     assert len(launched) == len(PAPER_RUNS)
     for name, run in launched.items():
         dims = parallel_dims_of(*run)
@@ -212,29 +168,28 @@ def test_a_smaller_node_makes_smaller_runs(launched, bench_paper, gpus):
         assert run.job.training.global_batch_size % dims.dp_shard == 0
 
 
-def test_bench_train_keeps_the_schedule_of_the_whole_job(launched, tmp_path, capsys):
-    config = paper_tool.CONFIGS / "lighthouse_530m_98k.toml"
+def test_a_benchmark_keeps_the_schedule_of_the_whole_job(trainer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    trainer.does(TRAINS)
+    config = path("lighthouse_530m_98k")
     runs = ["--run", "dense --lighthouse.no-enable", "--run", "lighthouse"]
-    benchmark_tool.main([str(config), "--out", str(tmp_path), "--steps", "6", *runs])
-    for run in launched.values():
-        assert run.job.training.steps == 6
-        assert run.job.lr_scheduler.total_steps == 16_000
-        assert run.job.lighthouse.steps == -1
-    table = (tmp_path / "table.md").read_text()
+    benchmark_tool.main([str(config), "--out", str(tmp_path / "out"), "--steps", "6", *runs])
+    for launch in trainer.launches:
+        arguments = " ".join(launch["args"])
+        assert "--training.steps 6" in arguments
+        assert "--lr_scheduler.total_steps 16000" in arguments
+        assert "--lighthouse.steps -1" in arguments
+    table = (tmp_path / "out/table.md").read_text()
     assert table in capsys.readouterr().out
     assert "2.50×" in table
 
 
-def test_a_run_that_continues_another_is_measured_from_its_own_start(monkeypatch, tmp_path):
-    def train(config, folder, **kwargs):
-        for started, speed, loss in ((0, 1.0, 6.0), (100, 5.0, 3.0)):
-            steps = range(1, 5) if started == 0 else range(5, 9)
-            metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0, "started": started}
-            write_run(folder, steps, 4, loss=lambda step, loss=loss: loss, **metrics)
-        return read_metrics(folder)
-
-    monkeypatch.setattr(benchmark, "train", train)
-    config = paper_tool.CONFIGS / "lighthouse_530m_98k.toml"
-    result = benchmark.benchmark(config, tmp_path / "run", steps=8, skip=1)
+def test_a_run_that_continues_another_is_measured_from_its_own_start(tmp_path):
+    run = benchmark_run(path("lighthouse_530m_98k"), tmp_path / "run", steps=8)
+    for started, speed, loss in ((0, 1.0, 6.0), (100, 5.0, 3.0)):
+        steps = range(1, 5) if started == 0 else range(5, 9)
+        metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0, "started": started}
+        write_run(run.folder, steps, 4, loss=lambda step, loss=loss: loss, **metrics)
+    result = measure(Benchmark(run, skip=1))
     assert result.losses == [3.0] * 4
     assert result.tokens_per_second == 5.0

@@ -9,6 +9,7 @@ import pytest
 
 from torchtitan_lighthouse.experiments import schedule
 from torchtitan_lighthouse.experiments.folder import FINISHED_FILE
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.tools import experiment
 
 TWO_VARIANTS = """
@@ -38,6 +39,9 @@ trials = 10
 """
 
 
+REFUSED = 2
+
+
 @pytest.fixture
 def run(config, tmp_path, monkeypatch, capsys):
     """A function that runs an experiment on CPUs and returns what it printed and its status."""
@@ -49,6 +53,8 @@ def run(config, tmp_path, monkeypatch, capsys):
             experiment.main([str(file), "--out", str(tmp_path / "out"), *options])
         except SystemExit as error:
             return "".join(capsys.readouterr()), error.code
+        except RefusalError as error:
+            return str(error), REFUSED
         return "".join(capsys.readouterr()), 0
 
     return run
@@ -82,12 +88,49 @@ def test_every_variant_is_trained_with_every_seed_and_tabulated(trainer, run, tm
     variant = rows(table, "variant")["lighthouse"]
     assert variant["held-out"] == "1.5417 (1.0417 to 2.0417)"
     assert variant["seeds"] == "2"
+    assert variant["over dense"] == "+0.0000"
+    assert rows(table, "variant")["dense"]["over dense"] == "-"
     assert [row["held-out"] for row in rows(table, "run").values()] == ["1.0417"] * 2 + [
         "2.0417"
     ] * 2
     assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
     thin = (tmp_path / "out/metrics_thin.jsonl").read_text().splitlines()
     assert list(dict.fromkeys(json.loads(line)["run"] for line in thin)) == names
+
+
+def test_each_seed_is_compared_with_the_first_variant_of_its_own(trainer, run):
+    trainer.does("for n in range(1, 25): log(n, loss=2 * seed + (name[0] == 'l') * (1 + seed))")
+    output, _ = run(TWO_VARIANTS)
+    assert rows(output, "variant")["lighthouse"]["over dense"] == "+1.5000 (+1.0000 to +2.0000)"
+
+
+def test_a_run_killed_in_its_first_checkpoint_starts_again(trainer, run, tmp_path):
+    (tmp_path / "out/dense-seed0/checkpoint/step-24").mkdir(parents=True)
+    assert run(TWO_VARIANTS, "--only", "dense-seed0")[1] == 0
+    assert (tmp_path / "out/dense-seed0/checkpoint/step-24/.metadata").exists()
+
+
+def test_as_many_processes_as_a_run_takes(trainer, run):
+    run("gpus = 4\n" + TWO_VARIANTS, "--only", "dense-seed0", "--gpus", "4")
+    assert "--nproc-per-node 4" in " ".join(trainer.launches[0]["args"])
+    output, status = run("gpus = 4\n" + TWO_VARIANTS, "--gpus", "2")
+    assert status == REFUSED
+    assert "takes 4 GPUs, and there are 2" in output
+
+
+def test_combinations_that_cannot_be_are_lines(trainer, run):
+    output, status = run('config = "job.toml"\n[grid]\ntopk = [24, 16]\nenable = [true, false]')
+    assert status == 0
+    refused = rows(output, "not there")
+    assert list(refused) == ["topk-24_enable-True"]
+    assert "seq_len=256 must be a multiple" in refused["topk-24_enable-True"]["why"]
+    found = {name: row["S"] for name, row in rows(output, "variant").items()}
+    # 256/4 + 2·2·16, and none without a Lighthouse stage.
+    assert found == {
+        "topk-24_enable-False": "-",
+        "topk-16_enable-True": "128",
+        "topk-16_enable-False": "-",
+    }
 
 
 def test_as_many_run_at_once_as_there_are_devices(trainer, run):
@@ -98,10 +141,11 @@ def test_as_many_run_at_once_as_there_are_devices(trainer, run):
 
 
 def test_a_repeated_command_trains_what_is_not_finished(trainer, run):
-    trainer.does("train(4)\nsys.exit(name == 'dense-seed1')")
+    trainer.does("train(steps)\nsys.exit(name == 'dense-seed1' and 'no such flavor')")
     output, status = run(TWO_VARIANTS)
     assert status == 1
     assert len(trainer.launches) == 4
+    assert "no such flavor" in output
     assert rows(output, "not there") == {
         "dense-seed1": {
             "not there": "dense-seed1",
@@ -160,7 +204,7 @@ def test_minutes_end_the_trainers_and_the_command_continues(trainer, run):
     trainer.does("signal.signal(15, lambda *_: (save(4), sys.exit(143)))\ntrain(4)\ntime.sleep(60)")
     output, status = run(TWO_VARIANTS, "--gpus", "2", "--minutes", "0.02")
     assert status == 3
-    assert trainer.names == ["dense-seed0", "lighthouse-seed0"]
+    assert sorted(trainer.names) == ["dense-seed0", "lighthouse-seed0"]
     assert "Stopped, as --minutes 0.02 were over: repeat the command to continue" in output
     why = {name: row["why"] for name, row in rows(output, "not there").items()}
     assert why["dense-seed0"] == "stopped, step 4 of 24, lighthouse, loss 1.250"
@@ -205,5 +249,5 @@ def test_a_finished_run_of_other_options_is_refused(trainer, run, tmp_path):
     assert (folder / FINISHED_FILE).exists()
     (folder / "job.json").write_text(json.dumps({"training": {"seq_len": 512}}))
     output, status = run(TWO_VARIANTS)
-    assert status == 2
+    assert status == REFUSED
     assert "was trained with training.seq_len = 512, and training.seq_len = 256" in output

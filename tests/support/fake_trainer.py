@@ -27,15 +27,17 @@ def write(path, text=""):
 
 def log(step, loss=1.0):
     metrics = {"loss_metrics/global_avg_loss": loss, "n_tokens_seen": 100 * step}
-    metrics |= {"validation_metrics/loss": loss, "throughput(tps)": 100.0, "grad_norm": 1.0}
-    metrics |= {"memory/max_reserved(GiB)": 1.0}
+    metrics |= {"validation_metrics/loss": loss, "throughput(tps)": speed, "grad_norm": 1.0}
+    metrics |= {"memory/max_reserved(GiB)": 1.0, "mfu(%)": 50.0}
     stage = "lighthouse" if step <= int(option("--lighthouse.steps", 0)) else "dense"
     record = {"step": step, "stage": stage, "time": float(step), "started": 0.0, **metrics}
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record) + chr(10))
 
 def save(step):
-    write(folder / "checkpoint" / f"step-{step}" / ".metadata")
+    path = folder / option("--checkpoint.folder", "checkpoint") / f"step-{step}"
+    if not path.exists():
+        write(path / ".metadata")
 
 def trained():
     file = folder / "metrics.jsonl"
@@ -44,7 +46,7 @@ def trained():
 def train(last):
     interval = int(option("--checkpoint.interval", last))
     for step in range(trained() + 1, last + 1):
-        log(step, 1 + int(option("--debug.seed", 0)) + 1 / step)
+        log(step, 1 + seed + 1 / step)
         if step % interval == 0 or step == last:
             save(step)
 
@@ -56,7 +58,8 @@ def retrieve():
 args = sys.argv[1:]
 folder = Path(option("--job.dump_folder") or Path(option("--out")).parent)
 steps = int(option("--training.steps", 0))
-name = folder.name
+name, seed = folder.name, int(option("--debug.seed", 0))
+speed = 100.0  # tokens/s
 launch = {"name": name, "args": args, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 launch |= {"pid": os.getpid(), "begin": time.time()}
 def note():

@@ -11,7 +11,8 @@ from torchtitan.config import JobConfig
 
 from tests.support.checkpoints import write_index
 from tests.support.ranks import run_ranks
-from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE, trainer_arguments
+from torchtitan_lighthouse.experiments.folder import OUTPUT_FILE
+from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.runs.metrics import read_metrics
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
@@ -74,22 +75,17 @@ def parse(folder: Path, toml: str = TOML, **fields) -> JobConfig:
     return LighthouseConfigManager().parse_args(_arguments(folder, toml, fields))
 
 
-def launched_job(config: Path, folder: Path, *, steps: int, options: list[str]) -> JobConfig:
-    """The job that ``runs.launch.train`` would train.
+def checked_job(run: Run) -> JobConfig:
+    """The job of a run of an experiment, with a checkpoint there for it to begin from.
 
     Raises:
-        ValueError: the trainer would refuse it.
+        RefusalError: the trainer would refuse it.
     """
-    arguments = trainer_arguments(config, folder, steps=steps, options=options)
-    job = LighthouseConfigManager().parse_args(arguments)
-    check_job(job)
-    return job
-
-
-def save_step(job: JobConfig, step: int) -> None:
-    """A checkpoint of the job, as far as the checks of those that resume it look."""
-    path = Path(job.job.dump_folder, job.checkpoint.folder, f"step-{step}")
-    write_index(path, job.model.flavor, full=True)
+    initial = run.job.checkpoint.initial_load_path
+    if initial and not Path(initial).exists():
+        write_index(Path(initial), run.job.model.flavor, full=True)
+    check_job(run.job)
+    return run.job
 
 
 def launch(

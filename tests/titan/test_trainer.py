@@ -12,9 +12,8 @@ import torch
 from torch.distributed import checkpoint as dcp
 from torchtitan.models.llama3 import Transformer
 
-from tests.support.jobs import launch, losses, options, parse, train, train_by_torchrun
-from torchtitan_lighthouse.experiments import launch as scripts
-from torchtitan_lighthouse.experiments.launch import OUTPUT_FILE
+from tests.support.jobs import launch, losses, train, train_by_torchrun
+from torchtitan_lighthouse.experiments.folder import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics import METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.data_facts import saved_facts
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
@@ -164,22 +163,6 @@ def train_metrics(folder):
 def logged(folder):
     file = folder / METRICS_FILE
     return file.read_text().splitlines() if file.exists() else []
-
-
-def test_a_run_that_ended_unseen_is_finished_by_its_last_checkpoint(tmp_path, monkeypatch):
-    """By the launch of the scripts: the run's job.json, and a resume behind the last step."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    parse(tmp_path)  # writes the files
-    fields = {**TWO_STAGES, "training__dataset_path": tmp_path / "corpus.txt"}
-    del fields["ranks"]
-    arguments = {"steps": 13, "options": options(**fields), "timeout": 200}
-    records = scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments)
-    (tmp_path / "run" / scripts.FINISHED_FILE).unlink()
-    assert scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments) == records
-    assert (tmp_path / "run" / scripts.FINISHED_FILE).exists()
-    arguments["options"] += ["--lighthouse.topk", "24"]
-    with pytest.raises(ValueError, match=r"trained with lighthouse\.topk = 16, and"):
-        scripts.train(tmp_path / "job.toml", tmp_path / "run", **arguments)
 
 
 def test_checkpoints_say_what_data_their_position_is_in(uninterrupted):

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torchtitan_lighthouse.experiments.launch import train
+from torchtitan_lighthouse.experiments.folder import is_finished
+from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.runs.markdown import markdown
-from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND
+from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND, read_metrics
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 
 _MFU = "mfu(%)"
@@ -15,6 +16,19 @@ _OPTIONS = [
     *("--lighthouse.steps", "-1", "--checkpoint.no-enable", "--validation.no-enable"),
     *("--metrics.log_freq", "1", "--metrics.no-enable_wandb"),
 ]
+
+
+class Benchmark(NamedTuple):
+    """A run that is measured.
+
+    Attributes:
+        skip: its leading steps that are not timed; the first ones compile.
+        baseline: the name of the run of whose tokens/s it has a multiple.
+    """
+
+    run: Run
+    skip: int
+    baseline: str | None = None
 
 
 class Result(NamedTuple):
@@ -27,66 +41,94 @@ class Result(NamedTuple):
         losses: of each step, without those of a run that it continues.
     """
 
-    name: str
     tokens_per_second: float
     mfu: float
     reserved_gib: float
     losses: list[float]
 
 
-def benchmark(
+def benchmark_run(
     config: Path,
     folder: Path,
     *,
     steps: int,
-    skip: int,
     options: Sequence[str] = (),
-    processes: int = 1,
-    timeout: float | None = None,
-) -> Result:
-    """Train a job up to step ``steps``, all in its first stage, and print its losses.
+    gpus: int = 1,
+    source: str | None = None,
+) -> Run:
+    """A job up to step ``steps``, all in its first stage.
 
     Checkpoints, validation and wandb are off unless ``options`` turn them on. The learning rates
     are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
-    would jump. See ``launch.train`` for the rest.
-
-    Args:
-        skip: leading steps that are not timed, fewer than are trained; the first ones compile.
+    would jump.
     """
     job = LighthouseConfigManager().parse_args(["--job.config_file", str(config), *options])
     whole = str(job.lr_scheduler.total_steps or job.training.steps)
-    records = train(
-        config,
-        folder,
+    return Run(
+        name=folder.name,
+        variant=folder.name,
+        seed=job.debug.seed or 0,
+        config=config,
+        folder=folder,
         steps=steps,
-        options=[*_OPTIONS, "--lr_scheduler.total_steps", whole, *options],
-        processes=processes,
-        timeout=timeout,
+        options=(*_OPTIONS, "--lr_scheduler.total_steps", whole, *options),
+        gpus=gpus,
+        source=source,
     )
+
+
+def compared(
+    config: Path,
+    out: Path,
+    named_options: Iterable[Sequence[str]],
+    *,
+    steps: int,
+    skip: int,
+    common: Sequence[str] = (),
+    gpus: int = 1,
+) -> list[Benchmark]:
+    """Variants of one job, each compared to the first.
+
+    Args:
+        named_options: of each the name, and its own options.
+        common: options of all.
+    """
+    benchmarks: list[Benchmark] = []
+    for name, *own in named_options:
+        options = [*common, *own]
+        run = benchmark_run(config, out / name, steps=steps, options=options, gpus=gpus)
+        first = benchmarks[0].run.name if benchmarks else name
+        benchmarks.append(Benchmark(run, skip, baseline=first))
+    return benchmarks
+
+
+def measure(benchmark: Benchmark) -> Result:
+    """The figures of a finished run."""
+    records = read_metrics(benchmark.run.folder)
     trained = [record for record in records if record["started"] == records[-1]["started"]]
-    timed = trained[skip:]
-    losses = [record[LOSS] for record in trained]
-    print(f"{folder.name}: losses {', '.join(f'{loss:.4f}' for loss in losses)}", flush=True)
+    timed = trained[benchmark.skip :]
     return Result(
-        folder.name,
         statistics.median(record[TOKENS_PER_SECOND] for record in timed),
         statistics.median(record[_MFU] for record in timed),
         max(record[PEAK_MEMORY] for record in timed),
-        losses,
+        [record[LOSS] for record in trained],
     )
 
 
-def table(results: Iterable[tuple[Result, Result | None]]) -> str:
-    """A line for each result, with its speed-up over the other of its pair."""
+def table(benchmarks: Iterable[Benchmark]) -> str:
+    """A line for each that is finished, with its speed-up over its baseline."""
+    finished = [benchmark for benchmark in benchmarks if is_finished(benchmark.run)]
+    results = {benchmark.run.name: measure(benchmark) for benchmark in finished}
     rows = [("run", "tokens/s/GPU", "speed-up", "MFU %", "reserved GiB", "first loss", "last loss")]
-    for result, baseline in results:
+    for benchmark in finished:
+        result = results[benchmark.run.name]
+        baseline = results.get(benchmark.baseline or "")
+        speed = result.tokens_per_second
         rows.append(
             (
-                result.name,
-                f"{result.tokens_per_second:,.0f}",
-                f"{result.tokens_per_second / baseline.tokens_per_second:.2f}×"
-                if baseline
-                else "-",
+                benchmark.run.name,
+                f"{speed:,.0f}",
+                f"{speed / baseline.tokens_per_second:.2f}×" if baseline else "-",
                 f"{result.mfu:.1f}",
                 f"{result.reserved_gib:.1f}",
                 f"{result.losses[0]:.4f}",

@@ -13,6 +13,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
+from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.validation import check_validation
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 
@@ -23,19 +24,6 @@ class Plan:
 
     runs: list[Run]
     refused: dict[str, str]
-
-    def only(self, names: Sequence[str]) -> list[Run]:
-        """The runs of these names or variants, and those that they begin from.
-
-        Raises:
-            RefusalError: there is none of a name.
-        """
-        known = {name: None for run in self.runs for name in (run.variant, run.name)}
-        if unknown := [name for name in names if name not in known]:
-            raise RefusalError(f"--only {' '.join(unknown)}: must be of {' '.join(known)}")
-        chosen = [run for run in self.runs if {run.name, run.variant} & set(names)]
-        needed = {run.name for run in chosen} | {run.source for run in chosen}
-        return [run for run in self.runs if run.name in needed]
 
 
 def plan(experiment: Experiment, out: Path, seeds: Sequence[int] = ()) -> Plan:
@@ -83,7 +71,7 @@ class _Planner:
         options = [*self._experiment.options, *variant.options]
         config_file = ["--job.config_file", str(self._experiment.config)]
         job = LighthouseConfigManager().parse_args([*config_file, *options])
-        for check in (_check_text, check_model, check_validation, check_schedule, check_attention):
+        for check in _CHECKS:
             check(job)
         if self._experiment.passkeys and not job.checkpoint.enable:
             raise RefusalError("[passkeys] needs a checkpoint: leave out --checkpoint.no-enable")
@@ -181,3 +169,10 @@ def _check_text(job: JobConfig) -> None:
                 f"{name}.dataset_path = {path!r} is not there: make a text with "
                 f"`python scripts/linux_corpus.py {path}`, or name another"
             )
+
+
+# Of those of a launch, the ones that need no checkpoint and read no text.
+_CHECKS = (
+    *(_check_text, check_model, check_validation, check_stages, check_schedule),
+    check_attention,
+)

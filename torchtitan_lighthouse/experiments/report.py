@@ -27,10 +27,11 @@ THIN_FILE = "metrics_thin.jsonl"
 _EXPLAINED = """
 Of several seeds: the mean (the least to the greatest). Losses are in nats per token. Held-out ones
 are of text that is not trained on, under dense attention: at the end, and at the last validation in
-the Lighthouse stage, there under Lighthouse attention too. The final loss is the mean training loss
-of the last tenth of the steps. Tokens/s are per GPU, the median of a stage. Minutes count all that
-a run does, a first stage that others share too. S is the length of the sub-sequence. Passkeys are
-the share that was found, at a context of so many tokens.
+the Lighthouse stage, there under Lighthouse attention too; "over" is how far the one at the end is
+above that of the first variant with the same seed. The final loss is the mean training loss of the
+last tenth of the steps. Tokens/s are per GPU, the median of a stage. Minutes count all that a run
+does, a first stage that others share too. S is the length of the sub-sequence. Passkeys are the
+share that was found, at a context of so many tokens.
 """
 
 
@@ -61,8 +62,11 @@ def _tables(
     plan: Plan, whole: list[Run], records: Mapping[str, Records], unfinished: Mapping[str, str]
 ) -> str:
     found = {run.name: figures(run, records[run.name]) for run in whole}
+    first = next(run.variant for run in plan.runs if not run.is_first_stage)
+    over = Column(f"over {first}", "+.4f")
+    _compare(whole, found, first, over)
     lengths = sorted({n for run in plan.runs if run.passkeys for n in run.passkeys.lengths})
-    columns = [*COLUMNS, *retrieval_columns(lengths)]
+    columns = [*COLUMNS, over, *retrieval_columns(lengths)]
     columns = [c for c in columns if any(f.get(c.name) is not None for f in found.values())]
     by_variant = {
         variant: [found[run.name] for run in runs]
@@ -80,6 +84,15 @@ def _tables(
     if missing:
         parts.append(markdown([("not there", "why"), *missing.items()]))
     return "\n".join(parts)
+
+
+def _compare(runs: list[Run], found: Mapping[str, Figures], first: str, over: Column) -> None:
+    """Add by how much a held-out loss is above that of the first variant's run of the same seed."""
+    references = {run.seed: found[run.name]["held-out"] for run in runs if run.variant == first}
+    for run in runs:
+        loss, reference = found[run.name]["held-out"], references.get(run.seed)
+        if run.variant != first and loss is not None and reference is not None:
+            found[run.name][over.name] = loss - reference
 
 
 def _cells(of: Sequence[Figures], columns: Sequence[Column]) -> list[str]:

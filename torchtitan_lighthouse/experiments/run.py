@@ -1,12 +1,14 @@
 """One training of an experiment: what it is called, its command line, and what it waits for."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 
 
@@ -72,3 +74,19 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.folder / self.job.checkpoint.folder
+
+
+def choose(runs: Sequence[Run], names: Sequence[str] | None) -> list[Run]:
+    """The runs of these names or variants, and those that they begin from; without names all.
+
+    Raises:
+        RefusalError: there is none of a name.
+    """
+    if names is None:
+        return list(runs)
+    known = {name: None for run in runs for name in (run.variant, run.name)}
+    if unknown := [name for name in names if name not in known]:
+        raise RefusalError(f"--only {' '.join(unknown)}: must be of {' '.join(known)}")
+    chosen = [run for run in runs if {run.name, run.variant} & set(names)]
+    needed = {run.name for run in chosen} | {run.source for run in chosen}
+    return [run for run in runs if run.name in needed]

@@ -12,6 +12,9 @@ from torchtitan_lighthouse.experiments.process import RunProcess, is_done, outpu
 from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.refusal import RefusalError
 
+FAILED, TIME_OVER = 1, 3
+"""Exit statuses of an experiment with runs that are not there."""
+
 _POLL_SECONDS = 0.5
 _SHOW_SECONDS = 30.0
 _GRACE_SECONDS = 90.0  # a step that compiles, and a checkpoint
@@ -31,6 +34,21 @@ class Outcome:
     unfinished: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
     signal: int = 0
+
+    @property
+    def status(self) -> int:
+        """What the process is to end with."""
+        if self.signal:
+            return 128 + self.signal
+        if not self.unfinished:
+            return 0
+        return TIME_OVER if self.stopped else FAILED
+
+    def summary(self) -> str:
+        """What is not there and why, and what to do."""
+        lines = [f"{name}: {why}" for name, why in self.unfinished.items()]
+        reason = f"Stopped, as {self.stopped}: repeat" if self.stopped else "Repeat"
+        return "\n".join([*lines, f"{reason} the command to continue"]) + "\n"
 
 
 def train_all(runs: Sequence[Run], devices: Sequence[str], minutes: float | None = None) -> Outcome:

@@ -14,50 +14,50 @@ import shlex
 import time
 from pathlib import Path
 
-from torchtitan_lighthouse.experiments.benchmark import benchmark, table
-
 OUT = "outputs/bench_train-%Y%m%d-%H%M%S"
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, train, and print the table."""
-    options = parse_args(args)
+    parser = build_parser()
+    options = parser.parse_args(args)
+    if options.steps <= options.skip:
+        parser.error(f"--steps {options.steps} must be more than --skip {options.skip}")
+
+    from torchtitan_lighthouse.experiments.benchmark import compared, table
+    from torchtitan_lighthouse.experiments.devices import find_devices
+    from torchtitan_lighthouse.experiments.schedule import train_all
+
+    benchmarks = compared(
+        options.config,
+        options.out,
+        [shlex.split(run) for run in options.run],
+        steps=options.steps,
+        skip=options.skip,
+        common=options.common,
+        gpus=options.nproc,
+    )
+    runs = [benchmark.run for benchmark in benchmarks]
+    outcome = train_all(runs, find_devices(str(options.nproc)), options.minutes)
+    text = table(benchmarks)
     options.out.mkdir(parents=True, exist_ok=True)
-    results = []
-    for run in options.run:
-        name, *of_run = shlex.split(run)
-        results.append(
-            benchmark(
-                options.config,
-                options.out / name,
-                steps=options.steps,
-                skip=options.skip,
-                options=[*options.common, *of_run],
-                processes=options.nproc,
-                timeout=options.timeout,
-            )
-        )
-    text = table((result, results[0]) for result in results)
     (options.out / "table.md").write_text(text)
     print(text)
+    if outcome.unfinished:
+        parser.exit(outcome.status, outcome.summary())
 
 
-def parse_args(args: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--run", action="append", required=True, help='"NAME [OPTIONS]"')
     parser.add_argument("--nproc", type=int, default=1, help="processes, one per GPU")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--skip", type=int, default=4, help="leading steps not timed")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one run")
+    parser.add_argument("--minutes", type=float, help="after which the trainer is ended")
     parser.add_argument("--out", type=Path, default=Path(time.strftime(OUT)), help="a new folder")
     parser.add_argument("--common", type=shlex.split, default=[], help="options of every run")
-    options = parser.parse_args(args)
-    if options.steps <= options.skip:
-        parser.error(
-            f"--steps {options.steps} must be more than --skip {options.skip}, to time any"
-        )
-    return options
+    return parser
 
 
 if __name__ == "__main__":

@@ -9,43 +9,39 @@ failed, and with 3 if --minutes were over. Needs ``pip install .[plot]``.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from torchtitan_lighthouse.experiments.devices import find_devices
-from torchtitan_lighthouse.experiments.experiment import read_experiment
-from torchtitan_lighthouse.experiments.plan import plan
-from torchtitan_lighthouse.experiments.report import write_report
-from torchtitan_lighthouse.experiments.schedule import train_all
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse import configs
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, train, and print the table."""
     parser = build_parser()
     options = parser.parse_args(args)
-    out = options.out or Path("outputs", options.file.stem)
-    try:
-        planned = plan(read_experiment(options.file), out, options.seeds or ())
-        chosen = planned.only(options.only) if options.only else planned.runs
-        outcome = train_all(chosen, find_devices(options.gpus), options.minutes)
-    except RefusalError as error:
-        parser.error(str(error))
+
+    from torchtitan_lighthouse.experiments.devices import find_devices
+    from torchtitan_lighthouse.experiments.experiment import read_experiment
+    from torchtitan_lighthouse.experiments.plan import plan
+    from torchtitan_lighthouse.experiments.report import write_report
+    from torchtitan_lighthouse.experiments.run import choose
+    from torchtitan_lighthouse.experiments.schedule import train_all
+
+    file = options.file if options.file.is_file() else configs.path(str(options.file))
+    out = options.out or Path("outputs", file.stem)
+    planned = plan(read_experiment(file), out, options.seeds or ())
+    chosen = choose(planned.runs, options.only)
+    outcome = train_all(chosen, find_devices(options.gpus), options.minutes)
     print(write_report(planned, out, outcome.unfinished))
     print(f"Tables, curves and metrics are in {out}")
-    if outcome.stopped:
-        print(f"Stopped, as {outcome.stopped}: repeat the command to continue")
-    if outcome.signal:
-        sys.exit(128 + outcome.signal)
     if outcome.unfinished:
-        sys.exit(3 if outcome.stopped else 1)
+        parser.exit(outcome.status, outcome.summary())
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], allow_abbrev=False, prog="experiment"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a TOML file, or a shipped one's name"
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a TOML file")
     parser.add_argument("--out", type=Path, help="[outputs/ and the name of FILE]")
     parser.add_argument("--gpus", help="how many, or which: 2, or 0,3 [all; without any: 1 run]")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants or runs [all]")

@@ -19,124 +19,30 @@ trainer, in every run; fewer GPUs need smaller runs, whose names then tell no le
 """
 
 import argparse
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from torchtitan_lighthouse.experiments.benchmark import Result, benchmark, table
-from torchtitan_lighthouse.experiments.launch import FINISHED_FILE, OUTPUT_FILE
-
-CONFIGS = Path(__file__).parents[2] / "train_configs"
-# Text that every machine has.
-COMMON = ["--training.dataset", "python_stdlib"]
-DENSE = ["--lighthouse.no-enable"]
-SWITCH = 4
-
-
-class Run(NamedTuple):
-    """One launch of the trainer.
-
-    Attributes:
-        ranks: how many of the GPUs it takes.
-        baseline: the run of whose tokens/s it has a multiple.
-        resumes: the run from whose checkpoint it starts.
-        steps: the last step, and the leading ones that are not timed.
-    """
-
-    name: str
-    config: str
-    ranks: int
-    options: list[str]
-    baseline: str | None = None
-    resumes: str | None = None
-    steps: tuple[int, int] = (12, 4)
-
-
-def plan(gpus: int, out: Path) -> Iterator[Run]:
-    """The runs, in an order in which they can be made."""
-    paper = "lighthouse_530m_98k"
-    dilated = ["--lighthouse.scorer", "dilated", "--lighthouse.pooling_factor", "2"]
-    yield Run("dense-98k", "dense_530m_98k", gpus, [])
-    yield Run("norm-98k", paper, gpus, [], "dense-98k")
-    yield Run("dilated-98k", paper, gpus, dilated, "dense-98k")
-
-    # A step of one sequence: another would only repeat it. A dense step of a million tokens takes
-    # more than a minute.
-    one_sequence = ["--training.global_batch_size", "1"]
-    for config, degree, batch, dense_steps in (
-        ("lighthouse_530m_98k_cp2", 2, [], (12, 4)),
-        ("lighthouse_530m_262k_cp8", gpus, one_sequence, (12, 4)),
-        ("lighthouse_530m_1m_cp8", gpus, one_sequence, (5, 1)),
-    ):
-        name = f"{config.split('_')[2]}-cp{degree}"
-        options = [*batch, *parallelism(degree)]
-        dense = f"dense-{name}"
-        yield Run(dense, config, gpus, [*options, *DENSE], steps=dense_steps)
-        yield Run(f"norm-{name}", config, gpus, options, dense)
-
-    # The dataloader resumes with as many groups of ranks as have saved it.
-    groups = gpus // 2
-    both = ["--training.global_batch_size", str(groups), "--lighthouse.steps", str(SWITCH)]
-    both += ["--checkpoint.enable", "--checkpoint.interval", str(SWITCH)]
-    first = "stage1-98k-cp2"
-    options = [*both, *parallelism(2)]
-    yield Run(first, f"{paper}_stage1", gpus, options, steps=(SWITCH, 1))
-    both += ["--checkpoint.load_only", "--checkpoint.initial_load_path"]
-    both += [f"{out / first}/checkpoint/step-{SWITCH}"]
-    for degree in (2, 1):
-        name, options = f"stage2-98k-cp{degree}", [*both, *parallelism(degree)]
-        steps = (2 * SWITCH, 1)
-        yield Run(name, f"{paper}_stage2", groups * degree, options, resumes=first, steps=steps)
-
-
-def parallelism(degree: int) -> list[str]:
-    return ["--parallelism.context_parallel_degree", str(degree)]
 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line, train, and print the table."""
     parser = build_parser()
     options, overrides = parser.parse_known_args(args)
+
+    from torchtitan_lighthouse.experiments.benchmark import table
+    from torchtitan_lighthouse.experiments.devices import find_devices
+    from torchtitan_lighthouse.experiments.paper import paper_benchmarks
+    from torchtitan_lighthouse.experiments.run import choose
+    from torchtitan_lighthouse.experiments.schedule import train_all
+
     out = options.out / f"{options.gpus}-gpus"
-    runs = {run.name: run for run in plan(options.gpus, out)}
-    chosen = options.only or list(runs)
-    if unknown := set(chosen) - set(runs):
-        parser.error(f"--only {' '.join(sorted(unknown))}: must be of {' '.join(runs)}")
-    end = time.monotonic() + 60 * options.minutes
-    results: dict[str, Result] = {}
-    for run in runs.values():
-        finished = (out / run.name / FINISHED_FILE).exists()
-        if not finished and not (run.name in chosen and time.monotonic() < end):
-            continue
-        if run.resumes and run.resumes not in results:
-            continue
-        last, skip = run.steps
-        try:
-            results[run.name] = benchmark(
-                CONFIGS / f"{run.config}.toml",
-                out / run.name,
-                steps=last,
-                skip=skip,
-                options=[*COMMON, *run.options, *overrides],
-                processes=run.ranks,
-                timeout=end - time.monotonic(),
-            )
-        except subprocess.TimeoutExpired:
-            print(f"{run.name}: stopped, as --minutes {options.minutes:g} were over")
-        except subprocess.CalledProcessError:
-            print(f"{run.name}: failed, see {out / run.name / OUTPUT_FILE}")
-        except ValueError as error:
-            parser.error(str(error))
-    text = table(
-        (result, results.get(runs[name].baseline or "")) for name, result in results.items()
-    )
+    benchmarks = list(paper_benchmarks(options.gpus, out, overrides))
+    chosen = choose([benchmark.run for benchmark in benchmarks], options.only)
+    outcome = train_all(chosen, find_devices(str(options.gpus)), options.minutes)
+    text = table(benchmarks)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text)
     print(text)
-    if missing := [name for name in chosen if name not in results]:
-        parser.exit(1, f"Not there yet, repeat the command: {', '.join(missing)}\n")
+    if outcome.unfinished:
+        parser.exit(outcome.status, outcome.summary())
 
 
 def build_parser() -> argparse.ArgumentParser:
