@@ -2,6 +2,7 @@
 
     python scripts/bench_attention.py --out outputs/bench            # the default lengths
     python scripts/bench_attention.py --shapes 98304:1536 --peers    # N:topk pairs
+    python scripts/bench_attention.py --shapes 98304:1536 --rope-aligned
 
 Needs a CUDA device. Medians by CUDA events over warm runs that rotate among input sets. Writes
 bench.jsonl, bench.md and bench.png to --out and prints the table.
@@ -59,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tile", type=int, default=128)
     parser.add_argument("--scorer", choices=sorted(SCORERS), default="norm")
     parser.add_argument("--dilation", type=int, default=4)
+    parser.add_argument("--rope-aligned", action="store_true", help="pool aligned with RoPE")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
@@ -72,8 +74,15 @@ def parse_args() -> argparse.Namespace:
 
 def bench_shape(args: argparse.Namespace, seq_len: int, topk: int) -> dict:
     config = LighthouseConfig(
-        args.levels, args.pooling_factor, topk, args.tile, args.scorer, args.dilation
+        args.levels,
+        args.pooling_factor,
+        topk,
+        args.tile,
+        args.scorer,
+        args.dilation,
+        rope_aligned=args.rope_aligned,
     )
+    rotation = rotation_over(config.coarsest_window, args.head_dim) if args.rope_aligned else None
     slots = config.sub_sequence_length(seq_len)
     time = partial(median_ms, repeats=args.repeats)
     full = [random_qkv(args, seq_len) for _ in range(INPUT_SETS)]
@@ -85,8 +94,9 @@ def bench_shape(args: argparse.Namespace, seq_len: int, topk: int) -> dict:
         "k": topk,
         "S": slots,
         "scorer": args.scorer,
+        "rope_aligned": args.rope_aligned,
     }
-    layer = partial(lighthouse_attention, config=config)
+    layer = partial(lighthouse_attention, config=config, rotation=rotation)
     for name, function, sets in (
         ("dense", dense, full),
         ("lighthouse", layer, full),
@@ -97,14 +107,17 @@ def bench_shape(args: argparse.Namespace, seq_len: int, topk: int) -> dict:
         before = torch.cuda.memory_allocated()
         row[f"{name}_fwd_bwd"] = time(forward_backward(function), sets)
         row[f"{name}_peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
-    row["stages"] = bench_stages(config, full, time)
+    row["stages"] = bench_stages(config, rotation, full, time)
     if args.peers:
         row["peers"] = bench_peers(args, seq_len, time)
     return row
 
 
 def bench_stages(
-    config: LighthouseConfig, sets: list[tuple[Tensor, ...]], time: Callable[..., float]
+    config: LighthouseConfig,
+    rotation: Tensor | None,
+    sets: list[tuple[Tensor, ...]],
+    time: Callable[..., float],
 ) -> dict[str, float]:
     """The five stages forward, and the backward of each that has one."""
     seq_len = sets[0][0].shape[2]
@@ -113,18 +126,18 @@ def bench_stages(
     with torch.no_grad():
         scores = [score(*qkv, config) for qkv in sets]
         nodes = select(*scores[0], config).nodes
-        gathered = [ops.gather(*qkv, nodes, slots, *pyramid) for qkv in sets]
+        gathered = [ops.gather(*qkv, nodes, rotation, slots, *pyramid) for qkv in sets]
         stages = {
             "scores": time(lambda q, k, v: score(q, k, v, config), sets),
             "select": time(lambda q, k: select(q, k, config), scores),
-            "gather": time(lambda *qkv: ops.gather(*qkv, nodes, slots, *pyramid), sets),
+            "gather": time(lambda *qkv: ops.gather(*qkv, nodes, rotation, slots, *pyramid), sets),
             "sdpa": time(dense, gathered),
             "scatter": time(lambda q, k, v: ops.scatter(q, nodes, seq_len, *pyramid, 1), gathered),
             "scatter_bwd": time(
                 lambda q, k, v: ops.scatter_backward(q, nodes, slots, *pyramid, 1), sets
             ),
             "gather_bwd": time(
-                lambda *qkv: ops.gather_backward(*qkv, nodes, seq_len, *pyramid), gathered
+                lambda *qkv: ops.gather_backward(*qkv, nodes, rotation, seq_len, *pyramid), gathered
             ),
         }
     leaves = [tuple(x.requires_grad_() for x in qkv) for qkv in gathered]
@@ -176,6 +189,13 @@ def bench_peers(
         except Exception as error:  # one peer that fails should not cost the others' figures
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
     return times
+
+
+def rotation_over(tokens: int, head_dim: int) -> Tensor:
+    """What RoPE does over 0 to ``tokens`` - 1 tokens (see ``lighthouse_attention``)."""
+    frequencies = 500_000.0 ** -(torch.arange(0, head_dim, 2, device="cuda") / head_dim)
+    angles = torch.outer(torch.arange(tokens, device="cuda"), frequencies)
+    return torch.stack([angles.cos(), angles.sin()], -1)
 
 
 def random_qkv(args: argparse.Namespace, length: int) -> tuple[Tensor, ...]:

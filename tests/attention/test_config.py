@@ -124,7 +124,7 @@ def test_a_length_that_the_dilation_does_not_divide_is_refused():
 
 
 def test_defaults_are_the_papers():
-    assert dataclasses.astuple(LighthouseConfig()) == (3, 4, 1536, 128, "norm", 4, True)
+    assert dataclasses.astuple(LighthouseConfig()) == (3, 4, 1536, 128, "norm", 4, True, False)
 
 
 def test_config_is_frozen_and_hashable():

@@ -21,6 +21,7 @@ from tests.support.cases import (
 )
 from tests.support.ranks import run_ranks
 from tests.support.record_ops import RecordOps
+from tests.support.rope import FREQUENCIES, rope, rotation_over
 from torchtitan_lighthouse import (
     LighthouseAttention,
     LighthouseConfig,
@@ -42,6 +43,7 @@ GEOMETRIES = [
     case(3, 2, 2, 8, 3, pin_first=False),
     case(3, 4, 2, 8, 3),
     case(4, 2, 2, 8, 4),
+    case(3, 2, 2, 8, 3, rope_aligned=True),
 ]
 HEADS = (4, 2)
 RUNS = [*(("eager", geometry) for geometry in GEOMETRIES), ("compiled", GEOMETRIES[2])]
@@ -70,7 +72,8 @@ def attend_on_a_rank(rank: int, size: int, folder: Path, runs: list[tuple[str, C
     results = {}
     for mode, (config, length) in runs:
         attention = AllGatherAttention(context_parallel)
-        module = LighthouseAttention(attention, config, context_parallel)
+        rotation = rotation_over(config.coarsest_window)
+        module = LighthouseAttention(attention, config, context_parallel, rotation)
         if mode == "compiled":
             module.compile(fullgraph=True, backend="aot_eager")
         dtype = torch.bfloat16 if mode == "bfloat16" else torch.float64
@@ -98,7 +101,10 @@ def ranks(request, tmp_path_factory):
 def slow(config: LighthouseConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if config.levels == 1:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    return slow_loop.lighthouse_attention(q, k, v, config)[0]
+    if not config.rope_aligned:
+        return slow_loop.lighthouse_attention(q, k, v, config)[0]
+    before_rope = (rope(x, -torch.arange(x.shape[2])) for x in (q, k))
+    return slow_loop.lighthouse_attention(*before_rope, v, config, frequencies=FREQUENCIES)[0]
 
 
 @pytest.fixture(scope="module")

@@ -150,16 +150,17 @@ GATHER, SCATTER = ("gather", "gather_backward"), ("scatter_backward", "scatter")
 OPS = [pytest.param(GATHER, id="gather"), pytest.param(SCATTER, id="scatter")]
 
 
-def _check_both(value, heads, dim, dtype, ops, pieces=1) -> None:
+def _check_both(value, heads, dim, dtype, ops, pieces=1, rotation=None) -> None:
     """An op from windows to slots, and its transpose."""
     config, length = value
     slots = config.sub_sequence_length(length)
     nodes = random_selection(config, length, heads[0], heads[2]).nodes.to(DEVICE)
     numbers = (config.levels, config.pooling_factor)
+    tables = (nodes, rotation) if ops == GATHER else (nodes,)
     if ops == SCATTER:
         numbers += (pieces,)
     for name, size, to in zip(ops, (length, slots), (slots, length), strict=True):
-        _check(name, _tensors(name, heads, size, dim, dtype), nodes, to, *numbers)
+        _check(name, _tensors(name, heads, size, dim, dtype), *tables, to, *numbers)
 
 
 @pytest.mark.parametrize("ops", OPS)
@@ -176,6 +177,48 @@ def test_dtypes_and_head_dims(dim, dtype, ops, poisoned):
     _check_both(case(3, 4, 8, 2, 12), (1, 2, 1), dim, dtype, ops)
 
 
+@pytest.mark.parametrize(
+    ("value", "dim", "dtype"),
+    [
+        pytest.param(value, dim, dtype, id=f"{case_id(value)}-{dim}-{dtype}")
+        for value, dim, dtype in (
+            (case(2, 4, 16, 2, 16), 80, torch.bfloat16),
+            (case(2, 4, 16, 2, 16), 32, torch.float64),
+            (case(3, 4, 8, 2, 12), 32, torch.float32),
+            (case(5, 2, 8, 1, 12), 32, torch.float32),
+        )
+    ],
+)
+def test_turned_rows(value, dim, dtype, poisoned):
+    angles = torch.rand(dim // 2, device=DEVICE) * torch.arange(
+        value[0].coarsest_window, device=DEVICE
+    ).unsqueeze(-1)
+    rotation = torch.stack([angles.cos(), angles.sin()], -1)
+    _check_both(value, (1, 2, 1), dim, dtype, GATHER, rotation=rotation)
+
+
+@pytest.mark.parametrize("name", GATHER)
+def test_v_is_not_turned(name, poisoned):
+    config, length = case(3, 2, 8, 2, 12)
+    slots = config.sub_sequence_length(length)
+    size, to = (length, slots) if name == "gather" else (slots, length)
+    nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
+    tensors = _tensors(name, (1, 2, 1), size, 32, torch.float32)
+    turned, plain = (
+        getattr(kernels, name)(*tensors, nodes, rotation, to, 3, 2)
+        for rotation in (_identity_then_noise(4, 32), None)
+    )
+    assert torch.equal(turned[2], plain[2])
+    assert not torch.equal(turned[0], plain[0])
+    assert not torch.equal(turned[1], plain[1])
+
+
+def _identity_then_noise(offsets: int, dim: int) -> Tensor:
+    rotation = torch.randn(offsets, dim // 2, 2, device=DEVICE)
+    rotation[0] = torch.tensor([1.0, 0.0])
+    return rotation
+
+
 @pytest.mark.parametrize("name", [*GATHER, *SCATTER])
 def test_float64_is_summed_in_float64(name, poisoned):
     config, length = case(3, 4, 8, 2, 12)
@@ -183,9 +226,9 @@ def test_float64_is_summed_in_float64(name, poisoned):
     nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
     sizes = (length, slots) if name in (GATHER[0], SCATTER[0]) else (slots, length)
     tensors = _tensors(name, (1, 2, 1), sizes[0], 32, torch.float64)
-    numbers = (3, 4, 1) if name in SCATTER else (3, 4)
+    tables, numbers = ((nodes,), (3, 4, 1)) if name in SCATTER else ((nodes, None), (3, 4))
     actual, plain = (
-        _as_tuple(getattr(module, name)(*tensors, nodes, sizes[1], *numbers))
+        _as_tuple(getattr(module, name)(*tensors, *tables, sizes[1], *numbers))
         for module in (kernels, reference)
     )
     # Sums of at most 16 rows, in another order.
@@ -201,7 +244,7 @@ def test_q_k_and_v_may_lie_differently_in_memory(layout, poisoned):
     for name, size, to in (("gather", length, slots), ("gather_backward", slots, length)):
         tensors = dict(zip("qkv", _tensors(name, (2, 4, 2), size, 32, torch.float32), strict=True))
         tensors[layout] = tensors[layout].contiguous()
-        _check(name, tuple(tensors.values()), nodes, to, 3, 2)
+        _check(name, tuple(tensors.values()), nodes, None, to, 3, 2)
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=lambda h: f"B{h[0]}-H{h[1]}:{h[2]}")
@@ -215,7 +258,7 @@ def test_rows_that_are_not_contiguous():
     config, length = case(3, 2, 8, 2, 12)
     nodes = random_selection(config, length, 1, 1).nodes.to(DEVICE)
     rows = torch.randn(3, 1, 1, 32, length, device=DEVICE).transpose(3, 4)
-    _check("gather", tuple(rows), nodes, config.sub_sequence_length(length), 3, 2)
+    _check("gather", tuple(rows), nodes, None, config.sub_sequence_length(length), 3, 2)
 
 
 def test_nodes_that_are_not_contiguous():
@@ -223,7 +266,7 @@ def test_nodes_that_are_not_contiguous():
     nodes = random_selection(config, length, 2, 4).nodes.to(DEVICE)[:, ::2]
     slots = config.sub_sequence_length(length)
     rows = _strided_rows(2, 2, length, 32, torch.float32)
-    _check("gather", (rows, rows, rows), nodes, slots, 3, 2)
+    _check("gather", (rows, rows, rows), nodes, None, slots, 3, 2)
     _check("scatter", (rows[:, :, :slots],), nodes, length, 3, 2, 1)
 
 
@@ -323,7 +366,7 @@ def test_offsets_beyond_32_bits():
     torch.testing.assert_close(query_scores[0, :, -4:], x[0, :, -4:].float().norm(dim=-1))
     selection = select(query_scores, key_scores, config)
     slots = config.sub_sequence_length(length)
-    y, _, _ = kernels.gather(x, x, x, selection.nodes, slots, 2, 2)
+    y, _, _ = kernels.gather(x, x, x, selection.nodes, None, slots, 2, 2)
     leaves = y[0, :, [-6, -5, -3, -2]]
     assert torch.equal(leaves, x[0, :, -4:])
     parents = y[0, :, [-4, -1]]

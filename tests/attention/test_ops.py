@@ -22,7 +22,7 @@ def _grouped(length: int, grad: bool = False) -> tuple[torch.Tensor, ...]:
     return tuple(_rows(length, heads, grad) for heads in (4, 2, 2))
 
 
-def _arguments(name: str) -> tuple:
+def _arguments(name: str, rotation: torch.Tensor | None = None) -> tuple:
     nodes = random_selection(CONFIG, LENGTH).nodes
     scores = torch.rand(2, 1, 2, LENGTH)
     arguments = {
@@ -30,8 +30,8 @@ def _arguments(name: str) -> tuple:
         "dilated_scores": lambda: (*_grouped(LENGTH), 2),
         "gla_scores": lambda: (*_grouped(LENGTH), -torch.rand(4)),
         "select": lambda: (*scores, *PYRAMID, CONFIG.topk, CONFIG.tile, True),
-        "gather": lambda: (*_grouped(LENGTH, grad=True), nodes, SLOTS, *PYRAMID),
-        "gather_backward": lambda: (*_grouped(SLOTS), nodes, LENGTH, *PYRAMID),
+        "gather": lambda: (*_grouped(LENGTH, grad=True), nodes, rotation, SLOTS, *PYRAMID),
+        "gather_backward": lambda: (*_grouped(SLOTS), nodes, rotation, LENGTH, *PYRAMID),
         "scatter": lambda: (_rows(SLOTS, grad=True), nodes, LENGTH, *PYRAMID, 2),
         "scatter_backward": lambda: (_rows(LENGTH), nodes, SLOTS, *PYRAMID, 2),
     }
@@ -61,6 +61,12 @@ def _to(device: str, value: object) -> object:
 def test_opcheck(name, device):
     arguments = tuple(_to(device, argument) for argument in _arguments(name))
     torch.library.opcheck(getattr(ops, name), arguments)
+
+
+@pytest.mark.parametrize("name", ["gather", "gather_backward"])
+def test_opcheck_with_a_rotation(name):
+    rotation = torch.randn(CONFIG.coarsest_window, 8, 2)
+    torch.library.opcheck(getattr(ops, name), _arguments(name, rotation))
 
 
 def test_gradient_of_the_gather_is_its_transpose():

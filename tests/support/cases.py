@@ -24,9 +24,10 @@ def case(levels: int, p: int, tile: int, tiles: int, tile_length: int, **fields:
 def case_id(value: Case) -> str:
     config, length = value
     unpinned = "" if config.pin_first else "-unpinned"
+    aligned = "-rope" if config.rope_aligned else ""
     return (
         f"L{config.levels}-p{config.pooling_factor}-m{config.tile}-k{config.topk}-N{length}"
-        f"{unpinned}"
+        f"{unpinned}{aligned}"
     )
 
 

@@ -40,8 +40,9 @@ def launch_all(config, seq_len, heads, dim, dtype):
     slots = config.sub_sequence_length(seq_len)
     scores = kernels.norm_scores(q, k)
     nodes = kernels.select(*scores, *pyramid, config.topk, config.tile, config.pin_first)
-    gathered = kernels.gather(q, k, k, nodes, slots, *pyramid)
-    kernels.gather_backward(*gathered, nodes, seq_len, *pyramid)
+    for rotation in (None, torch.empty(config.coarsest_window, dim // 2, 2)):
+        gathered = kernels.gather(q, k, k, nodes, rotation, slots, *pyramid)
+        kernels.gather_backward(*gathered, nodes, rotation, seq_len, *pyramid)
     out = kernels.scatter(gathered[0], nodes, seq_len, *pyramid, 1)
     kernels.scatter_backward(out, nodes, slots, *pyramid, 1)
 

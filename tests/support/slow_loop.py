@@ -96,6 +96,29 @@ def select(query_base: Scores, key_base: Scores, config: Any) -> list[Entry]:
     return post_order(expanded, len(query_base), config)
 
 
+def rope(row: Tensor, position: int, frequencies: list[float]) -> Tensor:
+    """RoPE of one row [D]: channels (2i, 2i + 1) turned by position·frequency i."""
+    turned = []
+    for i, frequency in enumerate(frequencies):
+        x, y, angle = row[2 * i], row[2 * i + 1], position * frequency
+        turned.append(x * math.cos(angle) - y * math.sin(angle))
+        turned.append(x * math.sin(angle) + y * math.cos(angle))
+    return torch.stack(turned)
+
+
+def gather_before_rope(
+    rows: Tensor, entries: list[Entry], p: int, frequencies: list[float]
+) -> Tensor:
+    """Rows that have not seen RoPE are pooled, then each entry's is turned at its last token."""
+    pooled = gather(rows, entries, p).unbind()
+    return torch.stack(
+        [
+            rope(row, window(entry, p)[-1], frequencies)
+            for row, entry in zip(pooled, entries, strict=True)
+        ]
+    )
+
+
 def gather(rows: Tensor, entries: list[Entry], p: int) -> Tensor:
     """Each entry's row, the mean over its window: [N, D] -> [S, D]."""
     base = rows.unbind()
@@ -179,13 +202,22 @@ def lighthouse_attention(
     *,
     scorer: Scorer = norm_scores,
     selection: list[list[list[Entry]]] | None = None,
+    frequencies: list[float] | None = None,
 ) -> tuple[Tensor, list[list[list[Entry]]]]:
     """The whole method on q [B, Hq, N, D] and k, v [B, Hkv, N, D].
 
     Returns the output [B, Hq, N, D] and the selected entries, indexed by batch element and KV
-    head. A ``selection`` of that form replaces the scorer's.
+    head. A ``selection`` of that form replaces the scorer's. With RoPE's ``frequencies``, one for
+    each pair of channels, q and k have not seen RoPE, and each gathered row is turned at the last
+    token that it summarises.
     """
     p, length = config.pooling_factor, q.shape[2]
+
+    def gather_turned(rows: Tensor, entries: list[Entry]) -> Tensor:
+        if frequencies is None:
+            return gather(rows, entries, p)
+        return gather_before_rope(rows, entries, p, frequencies)
+
     group = q.shape[1] // k.shape[1]
     batches, selected = [], []
     for b in range(q.shape[0]):
@@ -198,9 +230,9 @@ def lighthouse_attention(
                 entries = select(*scores, config)
             else:
                 entries = selection[b][h]
-            k_rows, v_rows = gather(keys, entries, p), gather(values, entries, p)
+            k_rows, v_rows = gather_turned(keys, entries), gather(values, entries, p)
             for query in queries:
-                y = attend(gather(query, entries, p), k_rows, v_rows)
+                y = attend(gather_turned(query, entries), k_rows, v_rows)
                 heads.append(scatter(y, entries, p, length))
             head_entries.append(entries)
         batches.append(torch.stack(heads))

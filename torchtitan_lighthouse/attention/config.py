@@ -21,6 +21,9 @@ class LighthouseConfig:
         dilation: δ of the ``dilated`` scorer; unused by the others.
         pin_first: always expand the first entry of every level, within ``topk``, so that every
             position has an output.
+        rope_aligned: turn the rows of q and k to where RoPE has the last token of their window
+            before they are averaged: the mean is then that of the rows before RoPE, turned once.
+            Published is the mean of rows that RoPE has turned by different angles.
 
     Raises:
         ValueError: a field breaks its rule. The message names values that would work.
@@ -33,6 +36,7 @@ class LighthouseConfig:
     scorer: str = "norm"
     dilation: int = 4
     pin_first: bool = True
+    rope_aligned: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -78,7 +82,7 @@ class LighthouseConfig:
         return 1 if self.levels == 1 else self.coarsest_window * self.topk
 
     def sub_sequence_length(self, seq_len: int) -> int:
-        """S, the gathered entries (see ``lengths.sub_sequence_length``); N itself with one level.
+        """S, the gathered entries (see ``pyramid.sub_sequence_length``); N itself with one level.
 
         Raises:
             ValueError: the pyramid does not fit ``seq_len`` (see ``validate_seq_len``).

@@ -30,6 +30,7 @@ def lighthouse_attention(
     attention: Callable[..., Tensor] | None = None,
     selection: Selection | None = None,
     context_parallel: ContextParallel | None = None,
+    rotation: Tensor | None = None,
 ) -> Tensor:
     """Causal attention over the S entries that a selection gathers from the pyramid of q, k and v.
 
@@ -48,6 +49,9 @@ def lighthouse_attention(
         context_parallel: the ranks that share the sequence. N is then the tokens of this rank's
             two pieces, ``config`` that of the whole sequence, and ``attention`` attends to the
             pieces of all ranks.
+        rotation: what RoPE does over 0, 1, …, p^(L-1) - 1 tokens: the cosine and the sine by which
+            it turns each pair of channels (2i, 2i + 1), float32 or float64 [p^(L-1), D/2, 2].
+            ``config.rope_aligned`` asks for it; positions it does not depend on.
 
     Returns:
         [B, Hq, N, D] of the dtype that ``attention`` returns, in memory as [B, N, Hq, D]; with one
@@ -71,7 +75,9 @@ def lighthouse_attention(
     if selection is None:
         selection = select(*score(q, k, v, config), config)
     _validate_selection(selection, k, config)
-    q, k, v = gather(q, k, v, selection, config)
+    if config.rope_aligned:
+        _validate_rotation(rotation, q, config)
+    q, k, v = gather(q, k, v, selection, config, rotation if config.rope_aligned else None)
     y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
@@ -92,16 +98,22 @@ def score(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Te
 
 
 def gather(
-    q: Tensor, k: Tensor, v: Tensor, selection: Selection, config: LighthouseConfig
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    selection: Selection,
+    config: LighthouseConfig,
+    rotation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D] for q, k and v.
 
     Row s is the mean over the window of the entry in slot s, in the dtype that q, k and v share;
     sums are taken in float32, or float64 for float64. k and v have the selection's heads and q a
-    multiple of them; all have one D.
+    multiple of them; all have one D. With a ``rotation`` (see ``lighthouse_attention``) the rows of
+    q and k are first turned to the last token of the window.
     """
     q, k, v = ops.gather(
-        q, k, v, selection.nodes, selection.slots, config.levels, config.pooling_factor
+        q, k, v, selection.nodes, rotation, selection.slots, config.levels, config.pooling_factor
     )
     return q, k, v
 
@@ -131,6 +143,17 @@ def _validate_selection(selection: Selection, k: Tensor, config: LighthouseConfi
             f"a selection of {selection.slots} entries by nodes {list(selection.nodes.shape)} must "
             f"be of {slots} by [B, Hkv, {entries}] = {[batch, kv_heads, entries]}: it was made for "
             "another sequence or config"
+        )
+
+
+def _validate_rotation(rotation: Tensor | None, q: Tensor, config: LighthouseConfig) -> None:
+    pairs, odd = divmod(q.shape[-1], 2)
+    expected = (config.coarsest_window, pairs, 2)
+    if odd or rotation is None or rotation.shape != expected or rotation.device != q.device:
+        given = "none" if rotation is None else f"{list(rotation.shape)} on {rotation.device}"
+        raise RefusalError(
+            "rope_aligned needs an even head dim and a rotation [p^(L-1), D/2, 2] = "
+            f"{list(expected)} on {q.device}, where q is {list(q.shape)}; given: {given}"
         )
 
 

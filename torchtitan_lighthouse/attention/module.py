@@ -1,6 +1,8 @@
 """Lighthouse attention as a module around a dense attention module."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -22,18 +24,31 @@ class LighthouseAttention(nn.Module):
         config: the pyramid, the budget and the scorer.
         context_parallel: the ranks that share the sequence (see ``lighthouse_attention``), among
             which ``attention`` attends too.
+        rotation: see ``lighthouse_attention``. Kept as a buffer that no state dict holds, which has
+            these values and this dtype wherever the module is moved, ``to_empty`` included.
     """
+
+    rotation: Tensor | None
 
     def __init__(
         self,
         attention: nn.Module,
         config: LighthouseConfig,
         context_parallel: ContextParallel | None = None,
+        rotation: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.attention = attention
         self.config = config
         self.context_parallel = context_parallel
+        self.register_buffer("rotation", rotation, persistent=False)
+        self._rotation = rotation
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self._rotation is not None and self.rotation is not None:
+            self.rotation = self._rotation.to(self.rotation.device)
+        return self
 
     def forward(
         self,
@@ -55,5 +70,11 @@ class LighthouseAttention(nn.Module):
             )
         attention = partial(self.attention, scale=scale)
         return lighthouse_attention(
-            q, k, v, self.config, attention=attention, context_parallel=self.context_parallel
+            q,
+            k,
+            v,
+            self.config,
+            attention=attention,
+            context_parallel=self.context_parallel,
+            rotation=self.rotation,
         )

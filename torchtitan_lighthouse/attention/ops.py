@@ -100,19 +100,21 @@ def _rows_fake(y: Tensor, nodes: Tensor, seq_len: int, *_: int) -> Tensor:
 
 
 def _of_three(fake: Callable) -> Callable:
-    return lambda q, k, v, *rest: tuple(fake(x, *rest) for x in (q, k, v))
+    return lambda q, k, v, nodes, rotation, length, *_: tuple(
+        fake(x, nodes, length) for x in (q, k, v)
+    )
 
 
 gather = _define(
     "gather",
-    f"(Tensor q, Tensor k, Tensor v, Tensor nodes, SymInt slots, {_PYRAMID})"
+    f"(Tensor q, Tensor k, Tensor v, Tensor nodes, Tensor? rotation, SymInt slots, {_PYRAMID})"
     " -> (Tensor q, Tensor k, Tensor v)",
     _of_three(_slots_fake),
 )
 gather_backward = _define(
     "gather_backward",
-    f"(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor nodes, SymInt seq_len, {_PYRAMID})"
-    " -> (Tensor q, Tensor k, Tensor v)",
+    "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor nodes, Tensor? rotation, SymInt seq_len,"
+    f" {_PYRAMID}) -> (Tensor q, Tensor k, Tensor v)",
     _of_three(_rows_fake),
 )
 scatter = _define(
@@ -127,33 +129,33 @@ scatter_backward = _define(
 )
 
 
-def _keep_nodes(ctx: Any, inputs: tuple, output: Any) -> None:
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    *rows, nodes = tensors
-    _length, *ctx.numbers = inputs[len(tensors) :]
-    ctx.length = rows[0].shape[2]
-    ctx.save_for_backward(nodes)
-
-
-def _register_transpose(name: str, transpose: Callable) -> None:
+def _register_transpose(name: str, transpose: Callable, rows: int, tables: int) -> None:
     """The ops are linear in their rows, and nothing else of theirs has a gradient.
 
     Transposes have no formula: only a second derivative would need one, and every call would pay.
+
+    Args:
+        rows: how many tensors of rows the op takes, first of its arguments.
+        tables: how many tensors follow them.
     """
+
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        ctx.save_for_backward(*inputs[rows : rows + tables])
+        ctx.length = inputs[0].shape[2]
+        ctx.numbers = inputs[rows + tables + 1 :]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
             raise RefusalError("Lighthouse attention has no second derivative (create_graph=True)")
-        (nodes,) = ctx.saved_tensors
-        rows = transpose(*grads, nodes, ctx.length, *ctx.numbers)
-        rows = rows if isinstance(rows, tuple) else (rows,)
-        return (*rows, None, None, *[None] * len(ctx.numbers))
+        result = transpose(*grads, *ctx.saved_tensors, ctx.length, *ctx.numbers)
+        result = result if isinstance(result, tuple) else (result,)
+        return (*result, *[None] * (tables + 1 + len(ctx.numbers)))
 
-    torch.library.register_autograd(f"lighthouse::{name}", backward, setup_context=_keep_nodes)
+    torch.library.register_autograd(f"lighthouse::{name}", backward, setup_context=setup_context)
 
 
-_register_transpose("gather", gather_backward)
-_register_transpose("scatter", scatter_backward)
+_register_transpose("gather", gather_backward, rows=3, tables=2)
+_register_transpose("scatter", scatter_backward, rows=1, tables=1)
 
 SELECTION = frozenset({norm_scores, dilated_scores, gla_scores, select})
 """What any activation checkpointing should keep of a Lighthouse layer: which entries it selected.

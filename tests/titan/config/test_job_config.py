@@ -12,9 +12,9 @@ from torchtitan_lighthouse.titan.config import Lighthouse, LighthouseConfigManag
 
 
 def test_toml_sets_every_field_of_the_section(tmp_path):
-    written = Lighthouse(False, 7, 2, 8, 32, 16, "dilated", 2, [0, -2], False)
+    written = Lighthouse(False, 7, 2, 8, 32, 16, "dilated", 2, [0, -2], False, True)
     lines = [f"{f.name} = {getattr(written, f.name)!r}" for f in fields(Lighthouse)]
-    toml = "[lighthouse]\n" + "\n".join(lines).replace("False", "false")
+    toml = "[lighthouse]\n" + "\n".join(lines).replace("False", "false").replace("True", "true")
     assert parse(tmp_path, toml).lighthouse == written
 
 

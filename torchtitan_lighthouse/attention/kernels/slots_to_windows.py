@@ -20,6 +20,7 @@ from torchtitan_lighthouse.attention.kernels.layout import (
     with_contiguous_rows,
 )
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
+from torchtitan_lighthouse.attention.kernels.rotation import load_rotation, turn
 from torchtitan_lighthouse.attention.reference import empty_rows
 
 
@@ -38,6 +39,7 @@ def _slots_to_windows_kernel(
     out_k,
     out_v,
     nodes,
+    rotation,  # None, or float [p^(L-1), D/2, 2], which turns q and k
     q_stride_b,
     q_stride_h,
     q_stride_s,
@@ -74,6 +76,7 @@ def _slots_to_windows_kernel(
     stride_b = of_head(head, q_stride_b, k_stride_b, v_stride_b, HEADS, KV_HEADS)
     stride_h = of_head(head, q_stride_h, k_stride_h, v_stride_h, HEADS, KV_HEADS)
     stride_s = of_head(head, q_stride_s, k_stride_s, v_stride_s, HEADS, KV_HEADS)
+    turned = (head < HEADS + KV_HEADS).to(tl.int32)  # q and k are; for v every offset is 0
     heads, head, selection_head = place_of_head(head, HEADS, KV_HEADS)
     y += batch * stride_b + head * stride_h
     nodes += (batch * KV_HEADS + selection_head) * table_offset(N, LEVELS, LOG_P)
@@ -89,6 +92,11 @@ def _slots_to_windows_kernel(
         index = ((tokens + SHIFT) >> (LOG_P * level)) - SHIFT
         b_slots = load_nodes(p_nodes, index, PIECE >> (LOG_P * level), piece) >> 1
         b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
+        if rotation is not None:
+            window = 1 << (LOG_P * level)
+            to_last = (window - 1 - (tokens & (window - 1))) * turned
+            b_cos, b_sin = load_rotation(rotation, to_last, dims, D)  # [BLOCK_N, BLOCK_D/2]
+            b_rows = turn(b_rows, b_cos, -b_sin)
         b_out += b_rows if SHIFT else b_rows * (1.0 / (1 << (LOG_P * level)))
 
     p_rows = ((batch * N + piece * PIECE + tokens) * heads + head) * D
@@ -101,13 +109,16 @@ def gather_backward(
     grad_k: Tensor,
     grad_v: Tensor,
     nodes: Tensor,
+    rotation: Tensor | None,
     seq_len: int,
     levels: int,
     pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``reference.gather_backward``."""
     grads = (grad_q, grad_k, grad_v)
-    q, k, v = _slots_to_windows(grads, nodes, seq_len, levels, pooling_factor, 1, shifted=False)
+    q, k, v = _slots_to_windows(
+        grads, nodes, rotation, seq_len, levels, pooling_factor, 1, shifted=False
+    )
     return q, k, v
 
 
@@ -115,13 +126,16 @@ def scatter(
     y: Tensor, nodes: Tensor, seq_len: int, levels: int, pooling_factor: int, pieces: int
 ) -> Tensor:
     """See ``reference.scatter``."""
-    (out,) = _slots_to_windows((y,), nodes, seq_len, levels, pooling_factor, pieces, shifted=True)
+    (out,) = _slots_to_windows(
+        (y,), nodes, None, seq_len, levels, pooling_factor, pieces, shifted=True
+    )
     return out
 
 
 def _slots_to_windows(
     tensors: tuple[Tensor, ...],
     nodes: Tensor,
+    rotation: Tensor | None,
     seq_len: int,
     levels: int,
     pooling_factor: int,
@@ -144,6 +158,7 @@ def _slots_to_windows(
         *out,
         *absent,
         nodes.contiguous(),
+        None if rotation is None else rotation.contiguous(),
         *(stride for x in tensors for stride in x.stride()[:3]),
         *absent * 3,
         piece,

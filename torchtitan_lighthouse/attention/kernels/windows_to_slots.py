@@ -21,6 +21,7 @@ from torchtitan_lighthouse.attention.kernels.layout import (
     with_contiguous_rows,
 )
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
+from torchtitan_lighthouse.attention.kernels.rotation import load_rotation, turn
 
 
 @triton.jit
@@ -36,6 +37,8 @@ def _sum_windows(
     stride_n,
     nodes,
     out,
+    rotation,
+    turned,
     windows,
     N,
     PIECE,
@@ -46,7 +49,10 @@ def _sum_windows(
     SHIFT: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Store the entries in windows of a level of at least 1; return the windows' sums."""
+    """Store the entries in windows of a level of at least 1; return the windows' sums.
+
+    With a rotation, what is summed so far is turned on by the tokens of a child as each is added.
+    """
     acc_type = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     p: tl.constexpr = 1 << LOG_P
     dims = tl.arange(0, BLOCK_D)
@@ -54,6 +60,9 @@ def _sum_windows(
     p_nodes = nodes + table_offset(N, level, LOG_P)
     b_nodes = load_nodes(p_nodes, windows - SHIFT, entries, piece)  # [BLOCK_W]
     b_sum = tl.zeros([windows.shape[0], BLOCK_D], dtype=acc_type)
+    if rotation is not None:
+        child_tokens = turned * tl.full([1], 1 << (LOG_P * (level - 1)), tl.int32)
+        b_cos, b_sin = load_rotation(rotation, child_tokens, dims, D)  # [1, BLOCK_D/2]
     if level == 1:
         b_parents = load_nodes(p_nodes, windows, entries, piece) if SHIFT else b_nodes
         for child in tl.static_range(p):
@@ -62,6 +71,8 @@ def _sum_windows(
             mask = m_rows[:, None] & (dims < D)[None, :]
             b_x = tl.load(x + tokens[:, None] * stride_n + dims[None, :], mask=mask, other=0.0)
             b_x = b_x.to(acc_type)  # [BLOCK_W, BLOCK_D]
+            if rotation is not None and child > 0:
+                b_sum = turn(b_sum, b_cos, b_sin)
             b_sum += b_x
             if child < SHIFT:
                 b_leaves = leaf_slots(b_nodes, p - 1, LOG_P)
@@ -70,11 +81,15 @@ def _sum_windows(
             _store_rows(out, b_leaves, b_x, dims, D)
     else:
         for child in range(p):
+            if rotation is not None:
+                b_sum = turn(b_sum, b_cos, b_sin)
             b_sum += _sum_windows(
                 x,
                 stride_n,
                 nodes,
                 out,
+                rotation,
+                turned,
                 windows * p + child,
                 N,
                 PIECE,
@@ -99,6 +114,7 @@ def _windows_to_slots_kernel(
     out_k,
     out_v,
     nodes,
+    rotation,  # None, or float [p^(L-1), D/2, 2], which turns q and k
     q_stride_b,
     q_stride_h,
     q_stride_n,
@@ -137,6 +153,7 @@ def _windows_to_slots_kernel(
     stride_b = of_head(head, q_stride_b, k_stride_b, v_stride_b, HEADS, KV_HEADS)
     stride_h = of_head(head, q_stride_h, k_stride_h, v_stride_h, HEADS, KV_HEADS)
     stride_n = of_head(head, q_stride_n, k_stride_n, v_stride_n, HEADS, KV_HEADS)
+    turned = (head < HEADS + KV_HEADS).to(tl.int32)  # q and k are; for v every offset is 0
     heads, head, selection_head = place_of_head(head, HEADS, KV_HEADS)
     x += batch * stride_b + head * stride_h + piece * PIECE * stride_n
     nodes += (batch * KV_HEADS + selection_head) * table_offset(N, LEVELS, LOG_P)
@@ -146,6 +163,8 @@ def _windows_to_slots_kernel(
         stride_n,
         nodes,
         out,
+        rotation,
+        turned,
         block * BLOCK_W + tl.arange(0, BLOCK_W),
         N,
         PIECE,
@@ -159,10 +178,19 @@ def _windows_to_slots_kernel(
 
 
 def gather(
-    q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    nodes: Tensor,
+    rotation: Tensor | None,
+    slots: int,
+    levels: int,
+    pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``reference.gather``."""
-    q, k, v = _windows_to_slots((q, k, v), nodes, slots, levels, pooling_factor, 1, shifted=False)
+    q, k, v = _windows_to_slots(
+        (q, k, v), nodes, rotation, slots, levels, pooling_factor, 1, shifted=False
+    )
     return q, k, v
 
 
@@ -170,13 +198,16 @@ def scatter_backward(
     grad: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int, pieces: int
 ) -> Tensor:
     """See ``reference.scatter_backward``."""
-    (rows,) = _windows_to_slots((grad,), nodes, slots, levels, pooling_factor, pieces, shifted=True)
+    (rows,) = _windows_to_slots(
+        (grad,), nodes, None, slots, levels, pooling_factor, pieces, shifted=True
+    )
     return rows
 
 
 def _windows_to_slots(
     tensors: tuple[Tensor, ...],
     nodes: Tensor,
+    rotation: Tensor | None,
     slots: int,
     levels: int,
     pooling_factor: int,
@@ -201,6 +232,7 @@ def _windows_to_slots(
         *out,
         *absent,
         nodes.contiguous(),
+        None if rotation is None else rotation.contiguous(),
         *(stride for x in tensors for stride in x.stride()[:3]),
         *absent * 3,
         slots,

@@ -8,20 +8,29 @@ from torchtitan_lighthouse.attention.reference.nodes import entry_slots
 
 
 def gather(
-    q: Tensor, k: Tensor, v: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    nodes: Tensor,
+    rotation: Tensor | None,
+    slots: int,
+    levels: int,
+    pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each gathered entry's mean over its window of rows, of q, k and v.
 
     Args:
         q: [B, Hq, N, D], k and v: [B, H, N, D], all of one dtype.
+        rotation: turns the rows of q and k to the last token of the window before they are added,
+            if given: [p^(L-1), D/2, 2] (see ``lighthouse_attention``).
 
     Returns:
         [B, Hq, S, D] and twice [B, H, S, D] of that dtype; sums are taken in float32, or float64
         for float64 inputs.
     """
     q, k, v = (
-        _windows_to_slots(x, nodes, slots, levels, pooling_factor, 1, shifted=False)
-        for x in (q, k, v)
+        _windows_to_slots(x, nodes, turn, slots, levels, pooling_factor, 1, shifted=False)
+        for x, turn in ((q, rotation), (k, rotation), (v, None))
     )
     return q, k, v
 
@@ -31,14 +40,15 @@ def gather_backward(
     grad_k: Tensor,
     grad_v: Tensor,
     nodes: Tensor,
+    rotation: Tensor | None,
     seq_len: int,
     levels: int,
     pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The transpose of ``gather``, laid out in memory as [B, N, Hx, D]."""
     q, k, v = (
-        _slots_to_windows(x, nodes, seq_len, levels, pooling_factor, 1, shifted=False)
-        for x in (grad_q, grad_k, grad_v)
+        _slots_to_windows(x, nodes, turn, seq_len, levels, pooling_factor, 1, shifted=False)
+        for x, turn in ((grad_q, rotation), (grad_k, rotation), (grad_v, None))
     )
     return q, k, v
 
@@ -57,19 +67,20 @@ def scatter(
     Returns:
         [B, Hx, N, D] of y's dtype, summed as ``gather`` does, laid out in memory as [B, N, Hx, D].
     """
-    return _slots_to_windows(y, nodes, seq_len, levels, pooling_factor, pieces, shifted=True)
+    return _slots_to_windows(y, nodes, None, seq_len, levels, pooling_factor, pieces, shifted=True)
 
 
 def scatter_backward(
     grad: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int, pieces: int
 ) -> Tensor:
     """The transpose of ``scatter``: each gathered entry's sum over its shifted window."""
-    return _windows_to_slots(grad, nodes, slots, levels, pooling_factor, pieces, shifted=True)
+    return _windows_to_slots(grad, nodes, None, slots, levels, pooling_factor, pieces, shifted=True)
 
 
 def _windows_to_slots(
     x: Tensor,
     nodes: Tensor,
+    rotation: Tensor | None,
     slots: int,
     levels: int,
     pooling_factor: int,
@@ -85,7 +96,10 @@ def _windows_to_slots(
     for level in range(levels):
         window = pooling_factor**level
         shift = window - 1 if shifted else 0
-        sums = F.pad(rows[..., shift:, :], (0, 0, 0, shift)).unflatten(3, (-1, window)).sum(4)
+        windows = F.pad(rows[..., shift:, :], (0, 0, 0, shift)).unflatten(3, (-1, window))
+        if rotation is not None:
+            windows = _turn(windows, rotation[:window].flip(0))
+        sums = windows.sum(4)
         if not shifted:
             sums = sums / window
         slot = entry_slots(nodes, level, seq_len, levels, pooling_factor) % (slots + 1)
@@ -96,6 +110,7 @@ def _windows_to_slots(
 def _slots_to_windows(
     y: Tensor,
     nodes: Tensor,
+    rotation: Tensor | None,
     seq_len: int,
     levels: int,
     pooling_factor: int,
@@ -117,6 +132,9 @@ def _slots_to_windows(
         if not shifted:
             rows = rows / window
         rows = rows.repeat_interleave(window, 3)
+        if rotation is not None:
+            back = rotation[:window].flip(0) * rotation.new_tensor([1.0, -1.0])
+            rows = _turn(rows.unflatten(3, (-1, window)), back).flatten(3, 4)
         out[..., shift:, :] += rows[..., : rows.shape[3] - shift, :]
     return empty_rows(y, seq_len).copy_(out.flatten(2, 3))
 
@@ -129,6 +147,13 @@ def empty_rows(y: Tensor, seq_len: int) -> Tensor:
     batch, heads, _, dim = y.shape
     shape = (batch, heads, seq_len, dim)
     return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
+
+
+def _turn(rows: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of channels (2i, 2i + 1): rows [..., T, D] by rotation [T, D/2, 2]."""
+    cos, sin = rotation.to(rows.dtype).unbind(-1)
+    even, odd = rows.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
 def _upcast(x: Tensor) -> Tensor:

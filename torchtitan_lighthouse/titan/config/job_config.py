@@ -42,6 +42,9 @@ class Lighthouse:
     pin_first: bool = LighthouseConfig.pin_first
     """Always expand the first entry of every level, so that every position has an output."""
 
+    rope_aligned: bool = LighthouseConfig.rope_aligned
+    """Turn the rows of q and k, after RoPE, to the last token of their window before pooling."""
+
     def attention_config(self) -> LighthouseConfig:
         """The numbers of the method.
 

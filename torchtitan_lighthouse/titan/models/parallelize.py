@@ -14,7 +14,7 @@ from torchtitan_lighthouse.titan.models.across_ranks import (
     without_ring_attention,
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
-from torchtitan_lighthouse.titan.models.rope import use_real_rotation
+from torchtitan_lighthouse.titan.models.rope import rotation_of, use_real_rotation
 from torchtitan_lighthouse.titan.models.static_graphs import use_static_graphs
 
 
@@ -45,11 +45,14 @@ def parallelize_lighthouse(
         use_all_gather_attention(model, context_parallel)
     if runs_on_cpu():
         use_sum_reductions(model)
+    rotation = None
+    if args.lighthouse and args.lighthouse.rope_aligned:
+        rotation = rotation_of(args, args.lighthouse.coarsest_window)
     for number in args.lighthouse_layers:
         # A pipeline stage holds some of the layers, under their numbers in the whole model.
         if str(number) in model.layers:
             attention = model.layers[str(number)].attention
             attention.inner_attention = LighthouseAttention(
-                attention.inner_attention, args.lighthouse, context_parallel
+                attention.inner_attention, args.lighthouse, context_parallel, rotation
             )
     return model

@@ -7,6 +7,7 @@ model's buffers and what shards them know nothing of this.
 
 import torch
 from torch import Tensor
+from torchtitan.models.llama3 import TransformerModelArgs
 from torchtitan.models.llama3.model import model as titan
 
 
@@ -38,6 +39,18 @@ def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     pairs = x.float().unflatten(-1, (-1, 2))
     turned = pairs * cos + pairs.flip(-1) * signed_sin
     return turned.flatten(-2).type_as(x)
+
+
+def rotation_of(args: TransformerModelArgs, tokens: int) -> Tensor:
+    """The ``rotation`` that ``lighthouse_attention`` takes, of a model's RoPE.
+
+    Returns:
+        float32 [tokens, D/2, 2] on the CPU, whatever device the model is on.
+    """
+    dim = args.dim // args.n_heads
+    with torch.device("cpu"):
+        table = titan.precompute_freqs_cis(dim, tokens, args.rope_theta, args.rope_scaling_args)
+    return torch.view_as_real(table)
 
 
 def use_real_rotation() -> None:
