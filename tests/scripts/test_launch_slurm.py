@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "launch_slurm.sh"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "launch_slurm.sh"
 # Writes line by line, as scontrol does, so a reader that goes early would end it by SIGPIPE.
 SCONTROL = """#!/usr/bin/env bash
 [ "$*" = "show hostnames n[1-200]" ] || exit 3
