@@ -1,7 +1,7 @@
 """Every file in train_configs is read by the real ConfigManager and describes a job that can be."""
 
 import re
-from dataclasses import replace
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.protocols.train_spec import get_train_spec
 
+from tests.support.hf import write_headers
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.models.args import lighthouse_layers
@@ -23,6 +24,40 @@ CONTEXT_PARALLEL = {
     "lighthouse_530m_262k_cp8": (262_144, 8, 8),
     "lighthouse_530m_1m_cp8": (1_048_576, 8, 32),
     "lighthouse_llama3_8b_1m": (1_048_576, 8, 64),
+    "extend_llama3_1_8b_1m": (1_048_576, 8, 64),
+}
+LLAMA3_1_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+# What model is in the folder that they start from.
+EXTENDED = {
+    "extend_llama3_1_8b_131k": LLAMA3_1_8B,
+    "extend_llama3_1_8b_1m": LLAMA3_1_8B,
+    "extend_tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 90,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 320,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 256,
+    },
 }
 STAGE_1, STAGE_2 = f"{PAPER}_stage1", f"{PAPER}_stage2"
 
@@ -34,6 +69,9 @@ def load(name):
 @pytest.fixture(params=NAMES)
 def job(request, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where no earlier run has left checkpoints
+    if request.param in EXTENDED:
+        job = load(request.param)
+        write_headers(Path(job.model.hf_assets_path), EXTENDED[request.param])
     return load(request.param)
 
 
@@ -44,7 +82,7 @@ def text(job):
 
 def test_there_is_one_for_every_way_to_train():
     ways = {"quickstart", PAPER, STAGE_1, STAGE_2, "dense_530m_98k", "lighthouse_llama3_8b_131k"}
-    assert ways | set(CONTEXT_PARALLEL) <= set(NAMES)
+    assert ways | set(CONTEXT_PARALLEL) | set(EXTENDED) <= set(NAMES)
 
 
 def test_geometry_fits_and_is_as_the_comment_says(job, text):
@@ -61,7 +99,7 @@ def test_geometry_fits_and_is_as_the_comment_says(job, text):
 
 def test_the_model_builds_and_has_the_layers_that_stay_dense(job):
     spec = get_train_spec(job.model.name)
-    args = replace(spec.model_args[job.model.flavor])  # the flavors are shared
+    args = deepcopy(spec.model_args[job.model.flavor])  # the flavors are shared
     args.update_from_config(job)
     with torch.device("meta"):
         model = spec.model_cls(args)
@@ -89,7 +127,7 @@ def test_the_data_set_is_registered(job):
 def test_the_checkpoint_before_the_switch_is_made_and_kept(job):
     steps, checkpoint = job.lighthouse.steps, job.checkpoint
     assert checkpoint.enable
-    assert not checkpoint.last_save_model_only
+    assert checkpoint.last_save_in_hf or not checkpoint.last_save_model_only
     if has_switch(job.lighthouse, job.training.steps):
         assert steps % checkpoint.interval == 0
         assert (job.training.steps - steps) // checkpoint.interval < checkpoint.keep_latest_k
@@ -113,7 +151,7 @@ def test_context_parallelism_is_all_that_the_paper_s_run_with_it_changes():
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", PAPER, "lighthouse_llama3_8b_131k", *CONTEXT_PARALLEL]
+    "name", ["quickstart", PAPER, "lighthouse_llama3_8b_131k", *CONTEXT_PARALLEL, *EXTENDED]
 )
 def test_one_launch_has_both_stages(name):
     job = load(name)

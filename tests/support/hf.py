@@ -1,5 +1,7 @@
 """Llama folders as transformers writes them."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from torchtitan_lighthouse.hf.config import read_config
+from torchtitan_lighthouse.hf.weights import llama_shapes
 from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAdapter
 
 LLAMA3 = {
@@ -52,6 +56,23 @@ def write_llama(folder: Path, *, max_shard_size: str = "5GB", **config: Any) -> 
         model = model.to(getattr(torch, config["dtype"]))
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return model
+
+
+def write_headers(folder: Path, config: dict[str, Any]) -> None:
+    """What is read of a Llama before it is loaded: config.json, and a header without its weights.
+
+    The file is as long as it should be, and takes no space.
+    """
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    header, end = {}, 0
+    for name, shape in llama_shapes(read_config(folder)).items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        file.truncate(8 + len(content) + end)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
