@@ -7,6 +7,7 @@ from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.refusal import RefusalError, neighbours
+from torchtitan_lighthouse.titan.checks.saved_model import check_saved_model
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.saved import SavedCheckpoint, read_saved
 from torchtitan_lighthouse.titan.saved_steps import MARKERS, checkpoint_folder, saved_steps
@@ -35,6 +36,7 @@ def check_checkpoints(job_config: JobConfig) -> None:
                 f"{saved.path} is of another model than model.flavor = "
                 f"{job_config.model.flavor!r}: {difference}; use the flavor that saved it"
             )
+        check_saved_model(job_config, saved)
     last_stage = stage_at(job_config.training.steps, job_config.lighthouse)
     if last_stage == "lighthouse" and checkpoint.last_save_model_only:
         logger.warning(
