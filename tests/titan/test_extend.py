@@ -18,6 +18,7 @@ from tests.support.models import tokens
 from torchtitan_lighthouse.evaluate.export import export_hf
 from torchtitan_lighthouse.evaluate.trained import open_trained
 from torchtitan_lighthouse.runs.metrics import read_metrics
+from torchtitan_lighthouse.titan.folder_lock import LOCK_FILE
 from torchtitan_lighthouse.tools import niah as niah_tool
 
 pytestmark = pytest.mark.trainer
@@ -41,19 +42,19 @@ def launch(run, source, log):
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        start_new_session=True,
     )
 
 
-def kill_when(process, marker, log):
-    """Kill all of a launch at once, as a node that is lost does."""
+def kill_when(process, run, marker, log):
+    """Kill the trainer where it is, and with it the launch."""
     deadline = time.monotonic() + 240
     while not marker.exists():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    trainer = (run / LOCK_FILE).read_text().split()[1]
+    os.kill(int(trainer), signal.SIGKILL)
+    process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def run(tmp_path_factory):
     tied_in_shards = {"tie_word_embeddings": True, "dtype": "bfloat16", "max_shard_size": "100KB"}
     write_llama(source, **tied_in_shards)
     first = launch(run, source, folder / "first.txt")
-    kill_when(first, run / "checkpoint/step-2/.metadata", folder / "first.txt")
+    kill_when(first, run, run / "checkpoint/step-2/.metadata", folder / "first.txt")
     second = launch(run, source, folder / "second.txt")
     assert second.wait(timeout=280) == 0, (folder / "second.txt").read_text()
     shutil.rmtree(source)
