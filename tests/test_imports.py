@@ -107,11 +107,7 @@ except SystemExit as end:
 """
 
 
-# They read their plans first, which takes a config and thus torch.
-LAUNCHERS = {"experiment", "benchmark", "recoverability", "ablate", "paper"}
-
-
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool not in LAUNCHERS])
+@pytest.mark.parametrize("tool", TOOLS)
 def test_help_is_shown_before_anything_heavy_is_loaded(tool):
     heavy = {"torch", "torchtitan", "datasets", "transformers", "matplotlib", "wandb"}
     assert not loaded_by(HELP.format(tool=tool)) & heavy
