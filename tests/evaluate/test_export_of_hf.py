@@ -89,7 +89,7 @@ def test_all_ends_of_a_reply_are_kept(tmp_path):
     checkpoint, _, _ = trained(tmp_path)
     export_hf(checkpoint, tmp_path / "hf")
     assert GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [257, 258]
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf")("é")["input_ids"] == [0xC3, 0xA9]
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf")("é")["input_ids"] == [256, 0xC3, 0xA9]
 
 
 def test_shorter_training_does_not_shorten_the_model(tmp_path):

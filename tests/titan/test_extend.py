@@ -96,7 +96,7 @@ def test_the_last_step_is_a_complete_folder(run):
     assert (config["max_position_embeddings"], config["dtype"]) == (512, "float32")
     assert config["tie_word_embeddings"] is False
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [257, 258]
-    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"] == [97]
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"] == [256, 97]
 
 
 @torch.no_grad()
