@@ -69,6 +69,9 @@ class LighthouseAttention(nn.Module):
                 f"{q.shape[1]} query and {k.shape[1]} key heads need enable_gqa=True"
             )
         attention = partial(self.attention, scale=scale)
+        rotation = self.rotation
+        if rotation is not None:
+            rotation = rotation.to(q.device)  # which is not this module's if that is offloaded
         return lighthouse_attention(
             q,
             k,
@@ -76,5 +79,5 @@ class LighthouseAttention(nn.Module):
             self.config,
             attention=attention,
             context_parallel=self.context_parallel,
-            rotation=self.rotation,
+            rotation=rotation,
         )
