@@ -37,8 +37,8 @@ def test_a_line_for_every_stage(runs):
         ("ours", "lighthouse", "1-100"),
         ("ours", "dense", "101-150"),
     ]
-    # The mean of 1/n over the last five steps of the last stage.
-    assert lines[2]["final loss"] == "0.0068"
+    # The mean of 1/n over the last fifteen steps, a tenth of the run's.
+    assert lines[2]["final loss"] == "0.0070"
     assert [line["tokens/s/device"] for line in lines] == ["33", "100", "100"]
 
 
@@ -46,6 +46,13 @@ def test_the_final_loss_is_the_same_in_both_tables(runs):
     of_stages = {line["run"]: line["final loss"] for line in cells(stage_table(read_runs(runs)))}
     totals = {line["run"]: line["final loss"] for line in cells(total_table(read_runs(runs)))}
     assert totals == of_stages  # those of the last stages
+
+
+def test_runs_of_one_length_are_compared_over_as_many_steps(tmp_path):
+    """A loss that still falls would flatter the one whose last stage is short."""
+    paths = [write_run(tmp_path / str(at), range(1, 101), at, loss=lambda n: -n) for at in (0, 80)]
+    totals = cells(total_table(read_runs(paths)))
+    assert [line["final loss"] for line in totals] == ["-95.5000"] * 2
 
 
 def test_runs_are_compared_to_the_first_at_equal_tokens(runs):

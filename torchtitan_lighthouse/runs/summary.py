@@ -39,11 +39,20 @@ def training_records(records: Records) -> Records:
     return [record for record in records if LOSS in record]
 
 
-def final_loss(records: Records) -> float:
-    """Mean training loss of the last tenth of the last stage."""
-    records = training_records(records)
-    losses = [record[LOSS] for record in records if record["stage"] == records[-1]["stage"]]
-    return statistics.fmean(losses[-max(1, len(losses) // 10) :])
+def final_steps(records: Records) -> int:
+    """How many logged steps a final loss is the mean of: a tenth of the run's.
+
+    Of the run and not of the stage, so that runs of one length are compared over as many steps,
+    whenever they switch.
+    """
+    return max(1, len(training_records(records)) // 10)
+
+
+def final_loss(records: Records, steps: int | None = None) -> float:
+    """Mean training loss of the last ``steps`` of the last stage; by default ``final_steps``."""
+    trained = training_records(records)
+    last_stage = [record[LOSS] for record in trained if record["stage"] == trained[-1]["stage"]]
+    return statistics.fmean(last_stage[-(steps or final_steps(records)) :])
 
 
 def held_out_loss(records: Records) -> float | None:

@@ -9,7 +9,8 @@ from torchtitan_lighthouse.runs.summary import Records
 
 NOTES = """\
 first loss        training loss of the stage's first logged step
-final loss        mean training loss of the stage's last tenth; of a run, of its last stage's
+final loss        mean training loss of the stage's last steps, a tenth of all the run's; of a run,
+                  of its last stage's
 tokens/s/device   median over the logged steps
 peak GiB          the most memory of one device; without a GPU, of one process
 held-out          last loss on held-out text, under dense attention
@@ -34,7 +35,7 @@ def stage_table(runs: dict[str, Records]) -> str:
                     stage,
                     f"{part[0]['step']}-{part[-1]['step']}",
                     f"{part[0][LOSS]:.4f}",
-                    f"{summary.final_loss(part):.4f}",
+                    f"{summary.final_loss(part, summary.final_steps(records)):.4f}",
                     f"{summary.throughput(part):,.0f}",
                     f"{max(r[PEAK_MEMORY] for r in part):.2f}",
                 )
