@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from torchtitan_lighthouse import train
-from torchtitan_lighthouse.titan import error_file
+from torchtitan_lighthouse.titan.launch import error_file
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
-from torchtitan_lighthouse.titan.error_file import RefusalHandler
-from torchtitan_lighthouse.titan.rank_log import init_rank_logger
+from torchtitan_lighthouse.titan.launch.error_file import RefusalHandler
+from torchtitan_lighthouse.titan.launch.rank_log import init_rank_logger
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
 REFUSED = 2

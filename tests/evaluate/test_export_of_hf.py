@@ -17,8 +17,8 @@ from tests.support.models import tokens
 from torchtitan_lighthouse.evaluate.checkpoint import empty_model
 from torchtitan_lighthouse.evaluate.export import export_hf
 from torchtitan_lighthouse.titan.config import JOB_FILE
-from torchtitan_lighthouse.titan.job_file import write_job
-from torchtitan_lighthouse.titan.model_file import MODEL_FILE, read_model, write_model
+from torchtitan_lighthouse.titan.folder.job import write_job
+from torchtitan_lighthouse.titan.folder.model import MODEL_FILE, read_model, write_model
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.tools import export as export_tool
 

@@ -18,7 +18,7 @@ from tests.support.models import tokens
 from torchtitan_lighthouse.evaluate.export import export_hf
 from torchtitan_lighthouse.evaluate.trained import open_trained
 from torchtitan_lighthouse.runs.metrics import read_metrics
-from torchtitan_lighthouse.titan.folder_lock import LOCK_FILE
+from torchtitan_lighthouse.titan.folder.lock import LOCK_FILE
 from torchtitan_lighthouse.tools import niah as niah_tool
 
 pytestmark = pytest.mark.trainer

@@ -16,7 +16,7 @@ from torchtitan.models.llama3 import Transformer
 from tests.support.jobs import launch, losses, parse, train, train_by_torchrun
 from torchtitan_lighthouse.experiments.folder import OUTPUT_FILE
 from torchtitan_lighthouse.runs.metrics import METRICS_FILE, read_metrics
-from torchtitan_lighthouse.titan.data_facts import saved_facts
+from torchtitan_lighthouse.titan.folder.data import saved_facts
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 

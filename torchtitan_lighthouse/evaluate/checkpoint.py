@@ -9,8 +9,8 @@ from torchtitan.models.llama3 import Transformer
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import read_job
-from torchtitan_lighthouse.titan.job_file import job_file_of
-from torchtitan_lighthouse.titan.model_file import ASSETS, read_model
+from torchtitan_lighthouse.titan.folder.job import job_file_of
+from torchtitan_lighthouse.titan.folder.model import ASSETS, read_model
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 

@@ -12,8 +12,8 @@ from torchtitan.models.llama3.model.state_dict_adapter import Llama3StateDictAda
 from torchtitan_lighthouse.evaluate.checkpoint import job_of, load_trained
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.weights import EMBEDDING, OUTPUT
-from torchtitan_lighthouse.titan.hf_folder import describe_model
-from torchtitan_lighthouse.titan.model_file import ASSETS
+from torchtitan_lighthouse.titan.folder.hf import describe_model
+from torchtitan_lighthouse.titan.folder.model import ASSETS
 
 
 def export_hf(

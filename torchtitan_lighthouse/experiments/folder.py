@@ -11,8 +11,8 @@ from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.metrics import METRICS_FILE
 from torchtitan_lighthouse.titan.config import JOB_FILE
-from torchtitan_lighthouse.titan.job_file import changed_fields
-from torchtitan_lighthouse.titan.saved_steps import saved_steps
+from torchtitan_lighthouse.titan.folder.job import changed_fields
+from torchtitan_lighthouse.titan.folder.steps import saved_steps
 
 OUTPUT_FILE = "output.txt"
 FINISHED_FILE = "finished"

@@ -21,14 +21,14 @@ from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpo
 from torchtitan_lighthouse.titan.components.loss import LayoutFreeLoss
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.config.command_line import LAUNCH
-from torchtitan_lighthouse.titan.error_file import record_message
-from torchtitan_lighthouse.titan.folder_lock import lock_folder
-from torchtitan_lighthouse.titan.job_file import write_job
-from torchtitan_lighthouse.titan.rank_log import show_warnings_of_all_ranks
-from torchtitan_lighthouse.titan.saved_steps import finished_step, set_later_steps_aside
+from torchtitan_lighthouse.titan.folder.job import write_job
+from torchtitan_lighthouse.titan.folder.lock import lock_folder
+from torchtitan_lighthouse.titan.folder.steps import finished_step, set_later_steps_aside
+from torchtitan_lighthouse.titan.launch.error_file import record_message
+from torchtitan_lighthouse.titan.launch.rank_log import show_warnings_of_all_ranks
+from torchtitan_lighthouse.titan.launch.stop import StopRequest
 from torchtitan_lighthouse.titan.spec import build_checked_tokenizer, spec_with
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
-from torchtitan_lighthouse.titan.stop import StopRequest
 
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 

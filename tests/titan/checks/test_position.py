@@ -13,7 +13,7 @@ from torchtitan_lighthouse.data.corpora import CORPORA
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks import check_position
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
-from torchtitan_lighthouse.titan.data_facts import DATA_FILE, data_facts, write_facts
+from torchtitan_lighthouse.titan.folder.data import DATA_FILE, data_facts, write_facts
 
 WAYS_ON = 'or read the data from their start: checkpoint.exclude_from_loading = ["dataloader"]'
 

@@ -14,8 +14,8 @@ from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks.resume import check_resume
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
-from torchtitan_lighthouse.titan.job_file import write_job
-from torchtitan_lighthouse.titan.saved_steps import (
+from torchtitan_lighthouse.titan.folder.job import write_job
+from torchtitan_lighthouse.titan.folder.steps import (
     finished_step,
     saved_steps,
     set_later_steps_aside,

@@ -8,7 +8,7 @@ from torchtitan.models.llama3 import Transformer
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks import check_job
-from torchtitan_lighthouse.titan.model_file import write_model
+from torchtitan_lighthouse.titan.folder.model import write_model
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.titan.models.of_job import model_args_of

@@ -8,9 +8,9 @@ from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.refusal import RefusalError, neighbours
 from torchtitan_lighthouse.titan.checks.saved_model import check_saved_model
+from torchtitan_lighthouse.titan.folder.checkpoint import SavedCheckpoint, read_saved
+from torchtitan_lighthouse.titan.folder.steps import MARKERS, checkpoint_folder, saved_steps
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
-from torchtitan_lighthouse.titan.saved import SavedCheckpoint, read_saved
-from torchtitan_lighthouse.titan.saved_steps import MARKERS, checkpoint_folder, saved_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 
 _LATEST = -1

@@ -13,7 +13,7 @@ from torchtitan_lighthouse.data.corpora import HELD_OUT, LOCAL, Corpus, corpus_o
 from torchtitan_lighthouse.data.documents import Share, Unread, documents
 from torchtitan_lighthouse.data.sections import Part, part_of
 from torchtitan_lighthouse.refusal import RefusalError, refusal
-from torchtitan_lighthouse.titan.data_facts import data_parallel_ranks
+from torchtitan_lighthouse.titan.folder.data import data_parallel_ranks
 
 _OURS = "torchtitan_lighthouse.titan"
 

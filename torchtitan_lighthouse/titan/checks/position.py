@@ -6,9 +6,9 @@ from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.data.corpora import corpus_of
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, saved_facts
-from torchtitan_lighthouse.titan.saved import read_saved
-from torchtitan_lighthouse.titan.saved_steps import resumed_checkpoint
+from torchtitan_lighthouse.titan.folder.checkpoint import read_saved
+from torchtitan_lighthouse.titan.folder.data import DataFacts, data_facts, saved_facts
+from torchtitan_lighthouse.titan.folder.steps import resumed_checkpoint
 
 _ANEW = 'or read the data from their start: checkpoint.exclude_from_loading = ["dataloader"]'
 

@@ -9,8 +9,8 @@ from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import Lighthouse
-from torchtitan_lighthouse.titan.job_file import changed_fields, saved_job
-from torchtitan_lighthouse.titan.saved_steps import resumed_checkpoint
+from torchtitan_lighthouse.titan.folder.job import changed_fields, saved_job
+from torchtitan_lighthouse.titan.folder.steps import resumed_checkpoint
 from torchtitan_lighthouse.titan.schedule import learning_rate_factors, schedule_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 

@@ -4,10 +4,10 @@ from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.hf.rope import extended_rope, rope_in_words
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.model_file import MODEL_FILE, read_model
+from torchtitan_lighthouse.titan.folder.checkpoint import SavedCheckpoint
+from torchtitan_lighthouse.titan.folder.model import MODEL_FILE, read_model
+from torchtitan_lighthouse.titan.folder.steps import checkpoint_folder
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
-from torchtitan_lighthouse.titan.saved import SavedCheckpoint
-from torchtitan_lighthouse.titan.saved_steps import checkpoint_folder
 
 
 def check_saved_model(job_config: JobConfig, saved: SavedCheckpoint) -> None:

@@ -3,7 +3,7 @@
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.data_facts import data_parallel_ranks
+from torchtitan_lighthouse.titan.folder.data import data_parallel_ranks
 
 
 def check_validation(job_config: JobConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
-from torchtitan_lighthouse.titan.data_facts import data_parallel_ranks
+from torchtitan_lighthouse.titan.folder.data import data_parallel_ranks
 
 _AT_LEAST = {
     "training.steps": 1,

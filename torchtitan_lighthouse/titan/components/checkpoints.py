@@ -16,10 +16,10 @@ from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
-from torchtitan_lighthouse.titan.data_facts import DataFacts, data_facts, write_facts
-from torchtitan_lighthouse.titan.hf_folder import describe_model
-from torchtitan_lighthouse.titan.job_file import write_job
-from torchtitan_lighthouse.titan.model_file import write_model
+from torchtitan_lighthouse.titan.folder.data import DataFacts, data_facts, write_facts
+from torchtitan_lighthouse.titan.folder.hf import describe_model
+from torchtitan_lighthouse.titan.folder.job import write_job
+from torchtitan_lighthouse.titan.folder.model import write_model
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

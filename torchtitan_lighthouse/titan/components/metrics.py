@@ -20,7 +20,7 @@ from torchtitan_lighthouse.runs.metrics import (
     continue_metrics,
 )
 from torchtitan_lighthouse.titan.components.wandb_run import set_wandb_defaults
-from torchtitan_lighthouse.titan.rank_log import show_rank
+from torchtitan_lighthouse.titan.launch.rank_log import show_rank
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 

@@ -8,7 +8,7 @@ from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.runs.wandb_server import wandb_answers, wandb_has_key
-from torchtitan_lighthouse.titan.saved_steps import continues_own_run, initial_step
+from torchtitan_lighthouse.titan.folder.steps import continues_own_run, initial_step
 from torchtitan_lighthouse.titan.stages import stage_at
 
 RUN_ID_FILE = "wandb-run-id"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from torchtitan_lighthouse.titan.folder_lock import LOCK_FILE, lock_folder
+from torchtitan_lighthouse.titan.folder.lock import LOCK_FILE, lock_folder
 
 HOLD = """
 import fcntl, sys, time

@@ -7,8 +7,8 @@ import pytest
 from torch import distributed as dist
 
 from tests.support.ranks import run_ranks
-from torchtitan_lighthouse.titan import stop
-from torchtitan_lighthouse.titan.stop import StopRequest
+from torchtitan_lighthouse.titan.launch import stop
+from torchtitan_lighthouse.titan.launch.stop import StopRequest
 
 
 def stop_after_the_second_step(rank, store):

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from torchtitan_lighthouse.titan.rank_log import (
+from torchtitan_lighthouse.titan.launch.rank_log import (
     init_rank_logger,
     show_rank,
     show_warnings_of_all_ranks,

@@ -11,7 +11,7 @@ from torchtitan_lighthouse.hf.byte_tokenizer import write_byte_tokenizer
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.write_config import new_config, trained_config
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
-from torchtitan_lighthouse.titan.model_file import copy_assets
+from torchtitan_lighthouse.titan.folder.model import copy_assets
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 

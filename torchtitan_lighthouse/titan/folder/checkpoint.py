@@ -16,7 +16,7 @@ from torchtitan.models.llama3 import Transformer, TransformerModelArgs
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
-from torchtitan_lighthouse.titan.saved_steps import HF_INDEX, INDEX
+from torchtitan_lighthouse.titan.folder.steps import HF_INDEX, INDEX
 
 # What a full checkpoint of torchtitan holds beside the model.
 _OTHER_STATES = ("optimizer.", "lr_scheduler.", "dataloader.", "train_state.")
