@@ -4,11 +4,11 @@ import argparse
 import ast
 import importlib
 import inspect
-import itertools
 import re
 import shlex
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,21 +39,21 @@ TOOL_COMMANDS = list(commands(TOOL))
 TRAINER_COMMANDS = list(commands(TRAINER))
 
 
+def docstrings():
+    """What stands below each field of the section, by its name."""
+    body = ast.parse(inspect.getsource(Lighthouse)).body[0].body
+    return {
+        field.target.id: " ".join(ast.literal_eval(below.value).split()).removesuffix(".")
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+    }
+
+
 def test_the_table_of_fields_is_that_of_the_section():
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.M)
-    documented = {name: default for name, default, _ in rows}
-    assert list(documented) == [field.name for field in fields(Lighthouse)]
-    for field in fields(Lighthouse):
-        default = field.default if field.default is not MISSING else field.default_factory()
-        assert tomllib.loads(f"value = {documented[field.name]}")["value"] == default
-
-
-def test_every_field_says_what_it_is():
-    """Each annotation of the section is followed by a docstring, as the table is by its text."""
-    body = ast.parse(inspect.getsource(Lighthouse)).body[0].body
-    for statement, after in itertools.pairwise(body):
-        if isinstance(statement, ast.AnnAssign):
-            assert isinstance(after, ast.Expr), statement.target.id
+    assert {name: text for name, _, text in rows} == docstrings()
+    defaults = {name: tomllib.loads(f"value = {shown}")["value"] for name, shown, _ in rows}
+    assert defaults == asdict(Lighthouse())
 
 
 @pytest.mark.parametrize(("page", "arguments"), TOOL_COMMANDS, ids=ids(TOOL_COMMANDS))
