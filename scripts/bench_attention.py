@@ -3,58 +3,106 @@
     python scripts/bench_attention.py --out outputs/bench            # the default lengths
     python scripts/bench_attention.py --shapes 98304:1536 --peers    # N:topk pairs
     python scripts/bench_attention.py --shapes 98304:1536 --rope-aligned
+    python scripts/bench_attention.py --shapes 98304:1536 --base main    # against another commit
 
-Needs a CUDA device. Medians by CUDA events over warm runs that rotate among input sets. Writes
-bench.jsonl, bench.md and bench.png to --out and prints the table.
+Needs a CUDA device, and runs the kernels' tests first. Medians by CUDA events over warm runs that
+rotate among input sets. Writes bench.jsonl, bench.md and bench.png to --out and prints the tables.
 """
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
-from torchtitan_lighthouse import SCORERS, LighthouseConfig, lighthouse_attention, score, select
+# This checkout's package, whichever is installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench_tables import plot, tables
+from commit_times import ROOT, commit_of, compare
+from layer_times import (
+    BACKENDS,
+    DEVICE,
+    Inputs,
+    Layer,
+    Shape,
+    forward,
+    forward_backward,
+    input_sets,
+    layer_of,
+    median_ms,
+    rotation_over,
+)
+
+from torchtitan_lighthouse import SCORERS, LighthouseConfig, score, select
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
-from torchtitan_lighthouse.runs.markdown import markdown
+from torchtitan_lighthouse.refusal import RefusalError, refusal
 
 SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
-INPUT_SETS = 3
-HEAD_START = 50_000_000  # clock cycles
-BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+TESTS = "tests/attention/test_kernels.py"
+FIELDS = ("levels", "pooling_factor", "tile", "scorer", "dilation")  # of every commit's config
+
+Timer = Callable[[Callable[..., object], Sequence[Inputs]], float]  # ms
 
 dense = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
 
 
-def main() -> None:
-    args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and run; what is refused ends with one line and status 2."""
+    parser = parser_of_options()
+    try:
+        run(parser.parse_args(args))
+    except RefusalError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Test, time and write.
+
+    Raises:
+        RefusalError: an option or the machine will not do, or the tests do not pass.
+    """
+    layers = layers_of(options)
+    commit = commit_of(options.base) if options.base else None
+    require_packages(options.peers)
+    if not torch.cuda.is_available():
+        raise RefusalError(f"needs a CUDA device; torch {torch.__version__} finds none")
+    if options.tests:
+        run_tests()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    how = (options.backend, options.repeats)
+    # First, while this process holds no memory of the GPU.
+    commits = compare(commit, layers, *how) if commit else []
+    options.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    with (args.out / "bench.jsonl").open("w") as log, sdpa_kernel(BACKENDS[args.backend]):
-        for shape in args.shapes.split(","):
-            seq_len, topk = map(int, shape.split(":"))
-            row = bench_shape(args, seq_len, topk)
+    with (options.out / "bench.jsonl").open("w") as log:
+        for i, layer in enumerate(layers):
+            row = bench_layer(layer, *how, peers=options.peers)
+            if commits:
+                row["commits"] = commits[i]
             rows.append(row)
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(json.dumps(row), flush=True)
     text = tables(rows)
-    (args.out / "bench.md").write_text(text)
-    plot(rows, args.out / "bench.png")
+    (options.out / "bench.md").write_text(text)
+    plot(rows, options.out / "bench.png")
     print(text)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", default=SHAPES, help="N:topk, comma-separated")
+def parser_of_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("bench_attention.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", type=lengths, default=SHAPES, help="N:topk, comma-separated")
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--pooling-factor", type=int, default=4)
     parser.add_argument("--tile", type=int, default=128)
@@ -64,70 +112,109 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--backend", choices=BACKENDS, default="cudnn", help="of every SDPA")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peers", action="store_true", help="also flash-linear-attention's layers")
+    parser.add_argument("--base", metavar="REF", help="also the layer of another git commit")
+    parser.add_argument("--no-tests", action="store_false", dest="tests", help=f"not {TESTS} first")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
-    return parser.parse_args()
+    return parser
 
 
-def bench_shape(args: argparse.Namespace, seq_len: int, topk: int) -> dict:
-    config = LighthouseConfig(
-        args.levels,
-        args.pooling_factor,
-        topk,
-        args.tile,
-        args.scorer,
-        args.dilation,
-        rope_aligned=args.rope_aligned,
-    )
-    rotation = rotation_over(config.coarsest_window, args.head_dim) if args.rope_aligned else None
-    slots = config.sub_sequence_length(seq_len)
-    time = partial(median_ms, repeats=args.repeats)
-    full = [random_qkv(args, seq_len) for _ in range(INPUT_SETS)]
-    short = [random_qkv(args, slots) for _ in range(INPUT_SETS)]
+def lengths(text: str) -> list[tuple[int, int]]:
+    """The pairs (N, topk) of ``--shapes``."""
+    try:
+        return [(int(n), int(topk)) for n, topk in (pair.split(":") for pair in text.split(","))]
+    except ValueError:
+        message = f"{text!r} must be pairs N:topk, comma-separated, such as 8192:128,16384:256"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def layers_of(options: argparse.Namespace) -> list[Layer]:
+    """The layers to time.
+
+    Raises:
+        RefusalError: an option breaks a rule, or a length is none that the pyramid takes.
+    """
+    if options.levels < 2:
+        raise refusal("--levels", options.levels, "is dense attention", 2)
+    if min(options.heads, options.kv_heads) < 1 or options.heads % options.kv_heads:
+        raise refusal("--heads", options.heads, f"must be a multiple of {options.kv_heads}")
+    fields = {name: getattr(options, name) for name in FIELDS}
+    if options.rope_aligned:
+        fields["rope_aligned"] = True
+    layers = []
+    for length, topk in options.shapes:
+        LighthouseConfig(**fields, topk=topk).validate_seq_len(length)
+        heads = (options.heads, options.kv_heads, options.head_dim)
+        layers.append(Layer(Shape(*heads, options.dtype, length), {**fields, "topk": topk}))
+    return layers
+
+
+def require_packages(peers: bool) -> None:
+    """Before minutes of timing, not after them."""
+    for package, extra in {"matplotlib": "plot", **({"fla": "gla"} if peers else {})}.items():
+        if find_spec(package) is None:
+            raise RefusalError(f"{package} is not installed: pip install -e '.[{extra}]'")
+
+
+def run_tests() -> None:
+    """Hold the kernels to the plain ops: times of wrong results are none.
+
+    Raises:
+        RefusalError: the tests did not pass.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-x", TESTS]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise RefusalError(f"{TESTS} did not pass: nothing is timed (--no-tests leaves it out)")
+
+
+def bench_layer(layer: Layer, backend: str, repeats: int, peers: bool) -> dict:
+    """Times in ms and memory in GiB of dense SDPA, the layer, its floor, its parts and peers."""
+    shape, fields = layer
+    config = LighthouseConfig(**fields)
+    slots = config.sub_sequence_length(shape.length)
+    full, short = input_sets(shape), input_sets(replace(shape, length=slots))
     row = {
         "device": torch.cuda.get_device_name(),
-        "backend": args.backend,
-        "N": seq_len,
-        "k": topk,
+        "backend": backend,
+        "N": shape.length,
+        "k": config.topk,
         "S": slots,
-        "scorer": args.scorer,
-        "rope_aligned": args.rope_aligned,
+        "scorer": config.scorer,
+        "rope_aligned": config.rope_aligned,
     }
-    layer = partial(lighthouse_attention, config=config, rotation=rotation)
-    for name, function, sets in (
-        ("dense", dense, full),
-        ("lighthouse", layer, full),
-        ("floor", dense, short),
-    ):
-        row[f"{name}_fwd"] = time(forward(function), sets)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        row[f"{name}_fwd_bwd"] = time(forward_backward(function), sets)
-        row[f"{name}_peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
-    row["stages"] = bench_stages(config, rotation, full, time)
-    if args.peers:
-        row["peers"] = bench_peers(args, seq_len, time)
+    time = partial(median_ms, repeats=repeats)
+    with sdpa_kernel(BACKENDS[backend]):
+        for name, function, sets in (
+            ("dense", dense, full),
+            ("lighthouse", layer_of(config, shape.head_dim), full),
+            ("floor", dense, short),
+        ):
+            row[f"{name}_fwd"] = time(forward(function), sets)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            row[f"{name}_fwd_bwd"] = time(forward_backward(function), sets)
+            row[f"{name}_peak_gib"] = (torch.cuda.max_memory_allocated() - before) / 2**30
+        row["parts"] = bench_parts(config, full, time)
+        if peers:
+            row["peers"] = bench_peers(shape, time)
     return row
 
 
-def bench_stages(
-    config: LighthouseConfig,
-    rotation: Tensor | None,
-    sets: list[tuple[Tensor, ...]],
-    time: Callable[..., float],
-) -> dict[str, float]:
-    """The five stages forward, and the backward of each that has one."""
-    seq_len = sets[0][0].shape[2]
+def bench_parts(config: LighthouseConfig, sets: Sequence[Inputs], time: Timer) -> dict[str, float]:
+    """The five parts of a layer forward, and the backward of each that has one."""
+    seq_len, head_dim = sets[0][0].shape[2:]
     slots = config.sub_sequence_length(seq_len)
     pyramid = (config.levels, config.pooling_factor)
+    aligned = config.rope_aligned
+    rotation = rotation_over(config.coarsest_window, head_dim) if aligned else None
     with torch.no_grad():
         scores = [score(*qkv, config) for qkv in sets]
         nodes = select(*scores[0], config).nodes
         gathered = [ops.gather(*qkv, nodes, rotation, slots, *pyramid) for qkv in sets]
-        stages = {
+        parts = {
             "scores": time(lambda q, k, v: score(q, k, v, config), sets),
             "select": time(lambda q, k: select(q, k, config), scores),
             "gather": time(lambda *qkv: ops.gather(*qkv, nodes, rotation, slots, *pyramid), sets),
@@ -141,13 +228,11 @@ def bench_stages(
             ),
         }
     leaves = [tuple(x.requires_grad_() for x in qkv) for qkv in gathered]
-    stages["sdpa_bwd"] = time(forward_backward(dense), leaves) - stages["sdpa"]
-    return stages
+    parts["sdpa_bwd"] = time(forward_backward(dense), leaves) - parts["sdpa"]
+    return parts
 
 
-def bench_peers(
-    args: argparse.Namespace, seq_len: int, time: Callable[..., float]
-) -> dict[str, list[float]]:
+def bench_peers(shape: Shape, time: Timer) -> dict[str, list[float]]:
     """Forward and forward+backward ms of the layers a user might pick instead.
 
     Native sparse attention has 16 query heads on one key head, blocks of 64 and 16 of them.
@@ -156,14 +241,15 @@ def bench_peers(
     from fla.ops.nsa import parallel_nsa
     from fla.ops.simple_gla import chunk_simple_gla
 
-    def by_time(heads: int, kv_heads: int) -> list[tuple[Tensor, ...]]:
-        shape = argparse.Namespace(**{**vars(args), "heads": heads, "kv_heads": kv_heads})
-        sets = [random_qkv(shape, seq_len) for _ in range(INPUT_SETS)]
+    def by_time(heads: int, kv_heads: int) -> list[Inputs]:
+        sets = input_sets(replace(shape, heads=heads, kv_heads=kv_heads))
         return [tuple(x.transpose(1, 2).detach().requires_grad_() for x in s) for s in sets]
 
-    decay = gla_log_decay(args.heads, torch.device("cuda"))
-    gates = F.logsigmoid(torch.randn(1, seq_len, args.heads, args.head_dim, device="cuda"))
-    nsa_gates = torch.rand(1, seq_len, 16, device="cuda", dtype=getattr(torch, args.dtype))
+    decay = gla_log_decay(shape.heads, torch.device(DEVICE))
+    rows = (1, shape.length, shape.heads, shape.head_dim)
+    gates = F.logsigmoid(torch.randn(rows, device=DEVICE))
+    dtype = getattr(torch, shape.dtype)
+    nsa_gates = torch.rand(1, shape.length, 16, device=DEVICE, dtype=dtype)
 
     def simple_gla(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return chunk_simple_gla(q, k, v, g_gamma=decay)[0]
@@ -178,8 +264,8 @@ def bench_peers(
 
     times = {}
     for function, sets in (
-        (simple_gla, by_time(args.heads, args.heads)),
-        (gla, by_time(args.heads, args.heads)),
+        (simple_gla, by_time(shape.heads, shape.heads)),
+        (gla, by_time(shape.heads, shape.heads)),
         (nsa, by_time(16, 1)),
     ):
         name = function.__name__
@@ -189,97 +275,6 @@ def bench_peers(
         except Exception as error:  # one peer that fails should not cost the others' figures
             print(f"{name}: {type(error).__name__}: {error}", flush=True)
     return times
-
-
-def rotation_over(tokens: int, head_dim: int) -> Tensor:
-    """What RoPE does over 0 to ``tokens`` - 1 tokens (see ``lighthouse_attention``)."""
-    frequencies = 500_000.0 ** -(torch.arange(0, head_dim, 2, device="cuda") / head_dim)
-    angles = torch.outer(torch.arange(tokens, device="cuda"), frequencies)
-    return torch.stack([angles.cos(), angles.sin()], -1)
-
-
-def random_qkv(args: argparse.Namespace, length: int) -> tuple[Tensor, ...]:
-    """[1, H, length, D] in the memory layout that torchtitan passes, [1, length, H, D]."""
-    return tuple(
-        torch.randn(
-            1, length, heads, args.head_dim, device="cuda", dtype=getattr(torch, args.dtype)
-        )
-        .transpose(1, 2)
-        .requires_grad_()
-        for heads in (args.heads, args.kv_heads, args.kv_heads)
-    )
-
-
-def forward(function: Callable[..., Tensor]) -> Callable[..., object]:
-    return torch.no_grad()(function)
-
-
-def forward_backward(function: Callable[..., Tensor]) -> Callable[..., object]:
-    def run(*inputs: Tensor) -> object:
-        out = function(*inputs)
-        # A gradient like the output, not ones: real data, without a pass to make it.
-        return torch.autograd.grad(out, inputs, out.detach())
-
-    return run
-
-
-def median_ms(function: Callable[..., object], sets: list, repeats: int) -> float:
-    for inputs in sets:
-        function(*inputs)
-    # The GPU waits while the host queues, so that short stages are not timed by their launches.
-    torch.cuda._sleep(HEAD_START)
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for i, (start, end) in enumerate(events):
-        start.record()
-        function(*sets[i % len(sets)])
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(end) for start, end in events)
-
-
-def tables(rows: list[dict]) -> str:
-    """Times and speed-ups; the stages' times; memory, and the peers' times."""
-    stages = list(rows[0]["stages"])
-    heading = ("N", "k", "S", "dense fwd", "LH fwd", "×", "floor")
-    times = [(*heading, "dense fwd+bwd", "LH fwd+bwd", "×", "floor")]
-    by_stage = [("N", *stages)]
-    memory = [("N", "GiB dense", "lighthouse", "floor", "peers: fwd / fwd+bwd")]
-    for r in rows:
-        cells = [f"{r['N']:,}", f"{r['k']:,}", f"{r['S']:,}"]
-        for kind in ("fwd", "fwd_bwd"):
-            dense_ms, ours, floor = (r[f"{n}_{kind}"] for n in ("dense", "lighthouse", "floor"))
-            ratios = f"{dense_ms / ours:.1f}", f"{floor:.2f} ({dense_ms / floor:.1f}×)"
-            cells += [f"{dense_ms:.2f}", f"{ours:.2f}", *ratios]
-        times.append(cells)
-        by_stage.append((cells[0], *(f"{r['stages'][stage]:.3f}" for stage in stages)))
-        peaks = (f"{r[f'{n}_peak_gib']:.2f}" for n in ("dense", "lighthouse", "floor"))
-        peers = ", ".join(f"{n} {f:.2f} / {b:.2f}" for n, (f, b) in r.get("peers", {}).items())
-        memory.append((cells[0], *peaks, peers or "-"))
-    return "\n".join(markdown(table) for table in (times, by_stage, memory))
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    lengths = [r["N"] for r in rows]
-    names = {"dense": "dense SDPA", "lighthouse": "Lighthouse", "floor": "SDPA on S tokens"}
-    panels = {"fwd": "forward", "fwd_bwd": "forward + backward"}
-    for axis, (kind, title) in zip(axes, panels.items(), strict=True):
-        for name, label in names.items():
-            style = "--" if name == "floor" else "o-"
-            axis.plot(lengths, [r[f"{name}_{kind}"] for r in rows], style, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="N (tokens)", title=title)
-        axis.set_xticks(lengths, [f"{n // 1024}K" for n in lengths], rotation=45)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("ms per layer")
-    axes[0].legend()
-    figure.suptitle(rows[0]["device"])
-    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
