@@ -5,5 +5,6 @@ source "$(dirname "$0")/venv.sh" dev,wandb
 ruff check .
 ruff format --check .
 mypy
-# The trainer's processes share the cores; one thread each is faster than many.
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile "$@"
+# The trainer's processes share the cores; one thread each is faster than many. Tests that launch such
+# processes wait for them half of the time: three workers keep two cores busy.
+OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile "$@"

@@ -9,6 +9,7 @@ import torch
 from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.protocols.train_spec import get_train_spec
 
+from tests.support.checkpoints import write_index
 from tests.support.hf import write_headers
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
@@ -110,9 +111,7 @@ def test_the_model_builds_and_has_the_layers_that_stay_dense(job):
 
 def test_the_job_passes_the_checks_of_a_launch(job):
     if job.checkpoint.initial_load_path:
-        (checkpoint := Path(job.checkpoint.initial_load_path)).mkdir(parents=True)
-        model = {"weight": torch.zeros(1), "train_state.step": torch.zeros(1)}
-        torch.distributed.checkpoint.save(model, checkpoint_id=checkpoint, no_dist=True)
+        write_index(Path(job.checkpoint.initial_load_path), job.model.flavor, full=True)
     check_job(job)
 
 

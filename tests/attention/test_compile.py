@@ -57,6 +57,7 @@ def test_full_graph_by_inductor_equals_eager(device):
     _assert_compiled_equals_eager(config, length, "inductor", device)
 
 
+@torch._dynamo.config.patch(automatic_dynamic_shapes=True)  # the trainer's process turns it off
 def test_lengths_share_one_dynamic_graph():
     config, length = case(3, 2, 4, 2, 8)
     counter = CompileCounterWithBackend("aot_eager")
