@@ -9,7 +9,12 @@ from torchtitan.tools.logging import logger
 from torchtitan_lighthouse.refusal import RefusalError, neighbours
 from torchtitan_lighthouse.titan.checks.saved_model import check_saved_model
 from torchtitan_lighthouse.titan.folder.checkpoint import SavedCheckpoint, read_saved
-from torchtitan_lighthouse.titan.folder.steps import MARKERS, checkpoint_folder, saved_steps
+from torchtitan_lighthouse.titan.folder.steps import (
+    MARKERS,
+    checkpoint_folder,
+    saved_steps,
+    step_of,
+)
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.stages import stage_at
 
@@ -123,7 +128,7 @@ def _check_initial_weights_are_not_ignored(
     if checkpoint.initial_load_path:
         field = f"checkpoint.initial_load_path = {checkpoint.initial_load_path!r}"
         if not checkpoint.initial_load_model_only:
-            start = _step(Path(checkpoint.initial_load_path))
+            start = step_of(Path(checkpoint.initial_load_path))
     elif checkpoint.initial_load_in_hf:
         field = "checkpoint.initial_load_in_hf = true"
     if field and latest <= start:
@@ -136,7 +141,7 @@ def _check_initial_weights_are_not_ignored(
 def _warn_of_unfinished(folder: Path, steps: list[int]) -> None:
     latest = steps[-1] if steps else 0
     passed_over = sorted(
-        _step(path) for path in folder.glob("step-*") if path.is_dir() and _step(path) > latest
+        step_of(path) for path in folder.glob("step-*") if path.is_dir() and step_of(path) > latest
     )
     if passed_over:
         start = f"training goes on from step-{latest}" if steps else "training starts at step 1"
@@ -154,7 +159,7 @@ def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
     )
     for folder in (path, path.parent):
         if steps := saved_steps(folder):
-            near = neighbours(_step(path), steps)
+            near = neighbours(step_of(path), steps)
             otherwise += f"; there is {' and '.join(f'{folder}/step-{step}' for step in near)}"
     saved = read_saved(path, otherwise)
     if job_config.checkpoint.initial_load_model_only:
@@ -184,9 +189,3 @@ def _check_latest_has_its_name(folder: Path) -> None:
             f"{folder / min(names[latest])} would be taken for step-{latest}, which is not there: "
             "give it a name without 'step-', or move it out of the folder"
         )
-
-
-def _step(path: Path) -> int:
-    """The N of .../step-N, 0 where the folder has another name."""
-    number = path.name.removeprefix("step-")
-    return int(number) if number.isdecimal() else 0

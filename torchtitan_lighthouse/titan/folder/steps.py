@@ -15,6 +15,12 @@ def checkpoint_folder(job_config: JobConfig) -> Path:
     return Path(job_config.job.dump_folder, job_config.checkpoint.folder)
 
 
+def step_of(path: Path) -> int:
+    """The N of .../step-N, 0 where the folder has another name."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else 0
+
+
 def saved_steps(folder: Path) -> list[int]:
     """The N of every whole ``step-N``, in order."""
     saved = {path.parent.name for marker in MARKERS for path in folder.glob(f"step-*/{marker}")}
@@ -51,8 +57,7 @@ def initial_step(job_config: JobConfig) -> int:
     section = job_config.checkpoint
     if not section.enable or section.initial_load_model_only or section.initial_load_in_hf:
         return 0
-    number = Path(section.initial_load_path or "").name.removeprefix("step-")
-    return int(number) if number.isdecimal() else 0
+    return step_of(Path(section.initial_load_path or ""))
 
 
 def continues_own_run(job_config: JobConfig) -> bool:
