@@ -1,5 +1,6 @@
 """The job of the plugin's tests: four tiny layers, the middle two of them Lighthouse layers."""
 
+import functools
 import os
 import random
 import socket
@@ -153,6 +154,7 @@ def _arguments(folder: Path, toml: str, fields: dict) -> list[str]:
     return options(job__config_file=path, **{**folders, **fields})
 
 
+@functools.cache
 def _corpus() -> str:
     """1.7 MB of lines that a tiny model learns something of within a few steps."""
     words = ("lighthouse", "harbour", "tide", "keeper", "lantern", "fog", "reef", "gull")

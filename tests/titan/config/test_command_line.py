@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from torchtitan.config.manager import custom_registry
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
@@ -39,7 +40,15 @@ def test_help_is_printed(capsys):
     with pytest.raises(SystemExit) as end:
         LighthouseConfigManager().parse_args(["--help"])
     assert end.value.code == 0
-    assert "--lighthouse.topk" in capsys.readouterr().out
+    page = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "--lighthouse.topk INT k, how many entries each level above the tokens expands" in page
+
+
+def test_jobs_read_before_do_not_slow_a_job():
+    LighthouseConfigManager()
+    rules = list(custom_registry._primitive_rules)
+    LighthouseConfigManager()
+    assert custom_registry._primitive_rules == rules
 
 
 @pytest.mark.parametrize(

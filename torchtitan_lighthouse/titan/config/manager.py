@@ -1,10 +1,12 @@
 """The command line of a job, and the job of a run that was."""
 
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import tyro
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
@@ -26,6 +28,12 @@ class LighthouseConfigManager(ConfigManager):
     def __init__(self) -> None:
         super().__init__(self._merge_configs(TitanJobConfig, JobConfig))
 
+    @staticmethod
+    @functools.cache
+    def register_tyro_rules(registry: tyro.constructors.ConstructorRegistry) -> None:
+        """Once: torchtitan 0.2.2 adds its rule for each manager again, and parsing slows down."""
+        ConfigManager.register_tyro_rules(registry)
+
     def parse_args(self, args: list[str] | None = None) -> TitanJobConfig:
         """Read the TOML file and the command line.
 
@@ -36,8 +44,13 @@ class LighthouseConfigManager(ConfigManager):
             RefusalError: a file that cannot be read, an unknown section, field or option, or a
                 wrong value.
         """
+        args = sys.argv[1:] if args is None else args
+        # The words of the help stand in the sections' sources; reading those is most of the time.
+        helps = not {"-h", "--help"}.isdisjoint(args)
+        markers = [] if helps else [tyro.conf.HelptextFromCommentsOff]
+        tyro.conf.configure(*markers)(self.config_cls)
         with refusing_unreadable_jobs():
-            return super().parse_args(sys.argv[1:] if args is None else args)
+            return super().parse_args(args)
 
     def _dict_to_dataclass(self, cls: Any, data: dict[str, Any]) -> Any:
         if cls is not None and issubclass(cls, TitanJobConfig):
