@@ -121,6 +121,6 @@ def test_a_registered_local_scorer_may_share_the_sequence(monkeypatch):
 def test_what_a_registered_scorer_asks_of_the_length_is_a_rule(monkeypatch):
     monkeypatch.setitem(SCORERS, "early", Scorer(early, divisor="dilation"))
     numbers = {"topk": 2, "tile": 2, "pooling_factor": 2, "levels": 2, "dilation": 3}
-    with pytest.raises(ValueError, match=r"seq_len=8 .*dilation=3; use 6 or 12"):
+    with pytest.raises(ValueError, match=r"seq_len=8 .*dilation=3, .*; use 6 or 12"):
         LighthouseConfig(**numbers, scorer="early").validate_seq_len(8)
     LighthouseConfig(**numbers, scorer="norm").validate_seq_len(8)

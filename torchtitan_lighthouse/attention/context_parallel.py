@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
-from torchtitan_lighthouse.attention.pyramid import table_lengths
+from torchtitan_lighthouse.attention.pyramid import number_of_pieces, table_lengths
 from torchtitan_lighthouse.attention.selection import Selection
 
 # torch 2.13 has a new name for it and warns of the old one.
@@ -49,7 +49,7 @@ class ContextParallel(NamedTuple):
     @property
     def pieces(self) -> tuple[int, int]:
         """The numbers, from 0, of the two pieces that the rank holds."""
-        return self.rank, 2 * self.size - 1 - self.rank
+        return self.rank, number_of_pieces(self.size) - 1 - self.rank
 
 
 def local_config(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.pyramid import number_of_pieces
 from torchtitan_lighthouse.estimate.activations import Block, Checkpointing
 
 _COMPLEX64 = 8  # bytes
@@ -151,15 +152,16 @@ class Layout:
         tokens = self.tokens(seq_len)
         rows = [tokens] * len(self.checkpointing)
         if self.attention is not None and self.lighthouse_layers:
-            gathered = tokens * self.attention.sub_sequence_length(seq_len) // seq_len
+            slots = self.attention.sub_sequence_length(seq_len)
+            gathered = self.local_batch_size * slots // self.context_parallel
             for layer in self.lighthouse_layers:
                 rows[layer] = gathered
         return rows
 
     def seq_len_unit(self) -> tuple[int, int]:
         """What a sequence length must be a multiple of, and how many times at least."""
-        # Two pieces of a sequence for each rank that shares it, and tensor parallelism divides it.
-        unit, shortest = 2 * self.context_parallel * self.tensor_parallel, 1
+        # Tensor parallelism divides each piece of a sequence once more.
+        unit, shortest = number_of_pieces(self.context_parallel) * self.tensor_parallel, 1
         if self.attention is not None:
             unit = math.lcm(unit, self.attention.seq_len_unit)
             shortest = self.attention.shortest_seq_len

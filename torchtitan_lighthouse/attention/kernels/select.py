@@ -17,7 +17,7 @@ from torch import Tensor
 from torchtitan_lighthouse.attention import reference
 from torchtitan_lighthouse.attention.kernels.layout import log2, next_power_of_2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
-from torchtitan_lighthouse.attention.pyramid import table_lengths
+from torchtitan_lighthouse.attention.pyramid import number_of_tiles, table_lengths
 
 _MOST_CANDIDATES = 8192  # of twice as many a program's registers spill
 
@@ -281,8 +281,9 @@ def select(
 ) -> Tensor:
     """See ``reference.select``, which also serves what one program cannot hold."""
     batch, heads, seq_len = query_scores.shape
-    tiles = topk // tile
-    coarse = seq_len // pooling_factor ** (levels - 1) // tiles
+    entries = table_lengths(seq_len, levels, pooling_factor)
+    tiles = number_of_tiles(topk, tile)
+    coarse = entries[-1] // tiles
     fine = pooling_factor * tile
     if max(coarse, fine) > _MOST_CANDIDATES:
         _warn_of_the_plain_op(coarse, fine)
@@ -292,7 +293,7 @@ def select(
     nodes, scratch = (
         query_scores.new_empty(batch, heads, size, dtype=torch.int32)
         for size in (
-            sum(table_lengths(seq_len, levels, pooling_factor)),
+            sum(entries),
             tiles * (coarse + (levels - 2) * fine + 2 * (levels - 1) * tile),
         )
     )

@@ -22,6 +22,7 @@ from torchtitan_lighthouse.attention.kernels.layout import (
 )
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 from torchtitan_lighthouse.attention.kernels.rotation import load_rotation, turn
+from torchtitan_lighthouse.attention.pyramid import table_lengths
 
 
 @triton.jit
@@ -221,7 +222,7 @@ def _windows_to_slots(
     out = [x.new_empty(batch, x.shape[1], slots, dim) for x in tensors]
     all_heads = sum(x.shape[1] for x in tensors)
     piece = seq_len // pieces
-    windows = piece // pooling_factor ** (levels - 1) + shifted
+    windows = table_lengths(piece, levels, pooling_factor)[-1] + shifted  # coarsest ones
     block_d = next_power_of_2(dim)
     upper_levels = next_power_of_2(max(1, levels - 2))  # whose sums wait in registers
     block_w = max(1, 8192 // (block_d * pooling_factor * upper_levels))

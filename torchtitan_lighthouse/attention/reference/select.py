@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchtitan_lighthouse.attention.pyramid import number_of_tiles
+
 
 def select(
     query_scores: Tensor,
@@ -52,7 +54,8 @@ def _expand_best(
     expanded = [torch.zeros_like(q, dtype=torch.bool) for q, _ in pooled]
     expanded.append(torch.ones_like(expanded[-1][..., ::pooling_factor]))
     coarsest = torch.arange(expanded[levels - 1].shape[-1], device=query_scores.device)
-    candidates = coarsest.view(topk // tile, -1).expand(*query_scores.shape[:2], -1, -1)
+    by_tile = coarsest.view(number_of_tiles(topk, tile), -1)
+    candidates = by_tile.expand(*query_scores.shape[:2], -1, -1)
     children = torch.arange(pooling_factor, device=query_scores.device)
     for level in range(levels - 1, 0, -1):
         query, key = (
