@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support import slow_loop
-from tests.support.cases import HEADS, case, entries_of, heads_id, random_qkv
+from tests.support.cases import HEADS, case, entries_of, heads_id, random_qkv, rows_of
 from torchtitan_lighthouse import (
     SCORERS,
     LighthouseConfig,
@@ -15,7 +15,9 @@ from torchtitan_lighthouse import (
     score,
     select,
 )
+from torchtitan_lighthouse.attention.context_parallel import ContextParallel, local_config
 from torchtitan_lighthouse.attention.scorers import gla_log_decay
+from torchtitan_lighthouse.refusal import RefusalError
 
 # float32 scores of float32 sums; bfloat16 anywhere would be off by 1e-3.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -111,11 +113,42 @@ def test_a_registered_scorer_is_the_one_that_selects(monkeypatch):
     torch.testing.assert_close(by_scorer, lighthouse_attention(*qkv, config, selection=selection))
 
 
-def test_a_registered_local_scorer_may_share_the_sequence(monkeypatch):
-    monkeypatch.setitem(SCORERS, "early", Scorer(early, local=True))
-    LighthouseConfig(scorer="early").validate_context_parallel(2, 98_304)
-    with pytest.raises(ValueError, match=r"scorer=gla .* use norm or early$"):
-        LighthouseConfig(scorer="gla").validate_context_parallel(2, 98_304)
+def first_channel(q, k, v):
+    return q[..., 0].float(), k[..., 0].float()
+
+
+def test_a_registered_local_scorer_scores_on_ranks_what_it_scores_on_one_device(monkeypatch):
+    monkeypatch.setitem(SCORERS, "first_channel", Scorer(first_channel, local=True))
+    config, length = case(3, 2, 2, 8, 3, scorer="first_channel")
+    qkv = random_qkv(length)
+    of_one_device = score(*qkv, config)
+    for rank in range(2):
+        context_parallel = ContextParallel("", rank, 2)
+        numbers = local_config(config, context_parallel, length // 2)
+        of_rank = score(*(rows_of(x, context_parallel, 2) for x in qkv), numbers)
+        for local, whole in zip(of_rank, of_one_device, strict=True):
+            assert torch.equal(local, rows_of(whole, context_parallel, 2))
+
+
+def test_a_registered_scorer_that_is_not_local_is_refused_on_ranks(monkeypatch):
+    monkeypatch.setitem(SCORERS, "early", Scorer(early))
+    monkeypatch.setitem(SCORERS, "first_channel", Scorer(first_channel, local=True))
+    config, length = case(3, 2, 2, 8, 3, scorer="early")
+    rows = random_qkv(length // 2)
+    with pytest.raises(RefusalError, match=r"scorer=early reads .* use norm or first_channel$"):
+        lighthouse_attention(*rows, config, context_parallel=ContextParallel("", 0, 2))
+
+
+def test_a_registered_scorer_is_given_the_options_that_it_takes(monkeypatch):
+    given = []
+
+    def scorer(q, k, v, dilation, tile):
+        given.append((dilation, tile))
+        return early(q, k, v)
+
+    monkeypatch.setitem(SCORERS, "mine", Scorer(scorer, options=("dilation", "tile")))
+    score(*random_qkv(8), LighthouseConfig(scorer="mine", dilation=3))
+    assert given == [(3, 128)]
 
 
 def test_what_a_registered_scorer_asks_of_the_length_is_a_rule(monkeypatch):
