@@ -10,6 +10,7 @@ from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
 )
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.checkpoints import check_checkpoints
+from torchtitan_lighthouse.titan.checks.cuda_graphs import check_cuda_graphs
 from torchtitan_lighthouse.titan.checks.data import check_data
 from torchtitan_lighthouse.titan.checks.folders import check_folders
 from torchtitan_lighthouse.titan.checks.hf_weights import check_hf_weights
@@ -48,6 +49,7 @@ def check_job(job_config: JobConfig) -> None:
     check_attention(job_config)
     check_sequence_lengths(job_config)
     check_activation_checkpointing(job_config)
+    check_cuda_graphs(job_config)
     check_metrics(job_config)
     check_profiling(job_config)
     check_resume(job_config)

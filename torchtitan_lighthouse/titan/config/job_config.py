@@ -102,6 +102,15 @@ class Parallelism:
 
 
 @dataclass
+class Compile:
+    """What this package adds to torchtitan's section."""
+
+    cuda_graphs: bool = False
+    """Replay each compiled block as one CUDA graph, on one GPU: for a model so small that the host
+    cannot launch its kernels as fast as the GPU runs them."""
+
+
+@dataclass
 class JobConfig:
     """What this package adds to torchtitan's ``JobConfig``."""
 
@@ -109,3 +118,4 @@ class JobConfig:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     rope: Rope = field(default_factory=Rope)
     parallelism: Parallelism = field(default_factory=Parallelism)
+    compile: Compile = field(default_factory=Compile)

@@ -14,6 +14,7 @@ from torchtitan_lighthouse.titan.models.across_ranks import (
     without_ring_attention,
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
+from torchtitan_lighthouse.titan.models.cuda_graphs import use_cuda_graphs
 from torchtitan_lighthouse.titan.models.rope import rotation_of, use_real_rotation
 from torchtitan_lighthouse.titan.models.static_graphs import use_static_graphs
 
@@ -41,6 +42,8 @@ def parallelize_lighthouse(
         without_ring_attention(no_ring),
     ):
         model = titan.parallelize_llama(model, parallel_dims, titan_job)
+    if job_config.compile.cuda_graphs:
+        use_cuda_graphs(model)
     if no_ring and context_parallel:
         use_all_gather_attention(model, context_parallel)
     if runs_on_cpu():
