@@ -20,7 +20,6 @@ from tests.support.cases import (
     rows_of,
 )
 from tests.support.ranks import run_ranks
-from tests.support.record_ops import RecordOps
 from tests.support.rope import FREQUENCIES, rope, rotation_over
 from torchtitan_lighthouse import (
     LighthouseAttention,
@@ -172,14 +171,8 @@ def test_lengths_share_one_dynamic_graph(layer):
     assert counter.frame_count == 2  # one for the first length, one for all others
 
 
-def test_what_spills_travels_while_the_scatter_runs(layer):
-    with RecordOps() as record:
-        out = layer(*random_qkv(GEOMETRIES[2][1] // 4, heads=HEADS), enable_gqa=True)
-    names = [op.__name__ for op in record.ops]
-    last_sent = max(n for n, name in enumerate(names) if "all_gather" in name)
-    scatter = names.index("scatter.default")
-    first_read = names.index("unbind.int", last_sent)
-    assert last_sent < scatter < first_read
+def test_the_layout_is_the_projection_s(layer):
+    out = layer(*random_qkv(GEOMETRIES[2][1] // 4, heads=HEADS), enable_gqa=True)
     assert out.transpose(1, 2).is_contiguous()
 
 

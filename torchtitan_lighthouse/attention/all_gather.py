@@ -7,7 +7,7 @@ mask lets it see, in three calls of SDPA or fewer, merged by their log-sum-exps.
 attention makes W calls, and passes gradients of keys and values around the ring in float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,13 +15,9 @@ from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import _resolve_process_group
 
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
+from torchtitan_lighthouse.attention.exchange import all_gather
 from torchtitan_lighthouse.attention.sdpa import Numbers, attend, attend_backward
 from torchtitan_lighthouse.refusal import RefusalError
-
-# torch 2.13 has a new name for it and warns of the old one.
-_all_gather: Callable[..., distributed.Work] = (
-    getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-)
 
 
 class AllGatherAttention(nn.Module):
@@ -117,7 +113,7 @@ def _start_gather(
     sent = k.new_empty(rows, 2, batch, heads, dim)
     _pack(k, v, sent)
     received = sent.new_empty(size * rows, *sent.shape[1:])
-    work = _all_gather(received, sent, group=_resolve_process_group(group_name), async_op=True)
+    work = all_gather(received, sent, group=_resolve_process_group(group_name), async_op=True)
     return received.unflatten(0, (size, 2, -1)), work
 
 

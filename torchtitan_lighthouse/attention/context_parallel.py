@@ -9,23 +9,17 @@ of each level above 0 reaches into the next piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.distributed._functional_collectives as funcol
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
+from torchtitan_lighthouse.attention.exchange import exchange_edges
 from torchtitan_lighthouse.attention.pyramid import number_of_pieces, table_lengths
 from torchtitan_lighthouse.attention.selection import Selection
-
-# torch 2.13 has a new name for it and warns of the old one.
-_all_gather: Callable[[Tensor, int, str], Tensor] = (
-    getattr(funcol, "all_gather_single_autograd", None) or funcol.all_gather_tensor_autograd
-)
 
 
 class ContextParallel(NamedTuple):
@@ -74,14 +68,14 @@ def local_config(
     )
 
 
-def start_spill(
+def exchange_spill(
     y: Tensor,
     selection: Selection,
     config: LighthouseConfig,
     context_parallel: ContextParallel,
     seq_len: int,
 ) -> Tensor:
-    """Send what the scatter of ``y`` spills over the edges of pieces, without waiting for it.
+    """What the scatter of all ranks' ``y`` spills over the edges of pieces. A collective.
 
     Args:
         y: [B, Hx, S, D], the rank's entries after attention.
@@ -89,9 +83,10 @@ def start_spill(
         config: the numbers that selected it (see ``local_config``).
 
     Returns:
-        [2W, B, Hx, L-1, D], for ``add_spill_``: waits for the other ranks where it is first read.
+        [2W, B, Hx, L-1, D], for ``add_spill_``.
     """
-    return _start_gather(_last_rows(y, selection, config, seq_len), context_parallel)
+    rows = _last_rows(y, selection, config, seq_len)
+    return exchange_edges(rows, context_parallel.group_name, context_parallel.size)
 
 
 def add_spill_(
@@ -101,7 +96,7 @@ def add_spill_(
 
     Args:
         out: [B, Hx, N, D], the scatter with ``pieces=2``.
-        rows: what ``start_spill`` returned.
+        rows: what ``exchange_spill`` returned.
 
     Returns:
         ``out``.
@@ -120,11 +115,6 @@ def add_spill_(
         spill = spill + torch.where(within, level_rows.unsqueeze(3), 0.0)
     starts = torch.cat([position, position + out.shape[2] // 2])
     return out.index_add_(2, starts, spill.flatten(2, 3).to(out.dtype))
-
-
-def _start_gather(pieces: Tensor, context_parallel: ContextParallel) -> Tensor:
-    """All ranks' pieces rank by rank: [2, ...] to [2W, ...], complete once it is read."""
-    return _all_gather(pieces.contiguous(), 0, context_parallel.group_name)
 
 
 def _in_order(by_rank: Tensor) -> Tensor:

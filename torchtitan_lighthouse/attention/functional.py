@@ -12,8 +12,8 @@ from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.attention.context_parallel import (
     ContextParallel,
     add_spill_,
+    exchange_spill,
     local_config,
-    start_spill,
 )
 from torchtitan_lighthouse.attention.pyramid import table_lengths
 from torchtitan_lighthouse.attention.scorers import SCORERS
@@ -81,7 +81,7 @@ def lighthouse_attention(
     y = attend(q, k, v)
     if context_parallel is None:
         return scatter(y, selection, config, seq_len)
-    rows = start_spill(y, selection, config, context_parallel, seq_len)
+    rows = exchange_spill(y, selection, config, context_parallel, seq_len)
     out = scatter(y, selection, config, seq_len, pieces=2)
     return add_spill_(out, rows, config, context_parallel)
 

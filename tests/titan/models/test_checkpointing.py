@@ -15,11 +15,13 @@ from tests.support.jobs import parse
 from tests.support.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
 from tests.support.record_ops import RecordOps
 from torchtitan_lighthouse.attention.all_gather import ATTEND
+from torchtitan_lighthouse.attention.exchange import EXCHANGE
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 STAGES = ("lighthouse", "dense")
 LAYERS = 4
+LIGHTHOUSE_LAYERS = {"lighthouse": 2, "dense": 0}
 RUNS_AGAIN = {"none": 0, "every-2nd-layer": 2, "selective": 0, "attention": 0, "full": 4}
 
 
@@ -65,7 +67,7 @@ def ranks_that_send_nothing():
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("checkpointing", ["attention", "full"])
-def test_the_same_among_ranks_that_share_a_sequence(
+def test_among_ranks_that_share_a_sequence_no_edge_is_sent_again(
     tmp_path, ranks_that_send_nothing, checkpointing, stage
 ):
     job_config = parse(tmp_path, lighthouse__tile=4, **CHECKPOINTING[checkpointing])
@@ -74,6 +76,7 @@ def test_the_same_among_ranks_that_share_a_sequence(
     with RecordOps() as record:
         model(tokens()[:, :128]).sum().backward()
     assert record.ops.count(ATTEND) == LAYERS + RUNS_AGAIN[checkpointing]
+    assert record.ops.count(EXCHANGE) == LIGHTHOUSE_LAYERS[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -21,6 +21,7 @@ from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.all_gather import ATTEND as ATTEND_ACROSS_RANKS
+from torchtitan_lighthouse.attention.exchange import EXCHANGE
 
 _SDPA = {
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
@@ -51,10 +52,10 @@ def torchtitan_checkpointing(job_config: JobConfig) -> Iterator[JobConfig]:
     go when both are arguments or part of the job's config.
     """
     section = job_config.activation_checkpoint
-    saved_in_op = {*titan._op_sac_save_list, *ops.SELECTIVE_CHECKPOINT_SAVES, *_SDPA}
-    saved_in_block = ops.SELECTION
+    saved_in_op = {*titan._op_sac_save_list, *ops.SELECTIVE_CHECKPOINT_SAVES, EXCHANGE, *_SDPA}
+    saved_in_block = {*ops.SELECTION, EXCHANGE}
     if keeps_attention(section):
-        saved_in_block = ops.SELECTION | _SDPA
+        saved_in_block |= _SDPA
         job_config = replace(job_config, activation_checkpoint=replace(section, mode="full"))
         logger.info("Checkpoints of whole blocks will keep what attention returns")
     wrapper = partial(
