@@ -13,7 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
 # This checkout's package, whichever is installed.
@@ -31,10 +30,10 @@ from bench_tables import plot, tables
 from commit_times import ROOT, commit_of, compare
 from layer_times import (
     BACKENDS,
-    DEVICE,
     Inputs,
     Layer,
     Shape,
+    Timer,
     forward,
     forward_backward,
     input_sets,
@@ -42,17 +41,15 @@ from layer_times import (
     median_ms,
     rotation_over,
 )
+from peer_times import bench_peers
 
 from torchtitan_lighthouse import SCORERS, LighthouseConfig, score, select
 from torchtitan_lighthouse.attention import ops
-from torchtitan_lighthouse.attention.scorers import gla_log_decay
 from torchtitan_lighthouse.refusal import RefusalError, refusal
 
 SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
 TESTS = "tests/attention/test_kernels.py"
 FIELDS = ("levels", "pooling_factor", "tile", "scorer", "dilation")  # of every commit's config
-
-Timer = Callable[[Callable[..., object], Sequence[Inputs]], float]  # ms
 
 dense = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
 
@@ -230,51 +227,6 @@ def bench_parts(config: LighthouseConfig, sets: Sequence[Inputs], time: Timer) -
     leaves = [tuple(x.requires_grad_() for x in qkv) for qkv in gathered]
     parts["sdpa_bwd"] = time(forward_backward(dense), leaves) - parts["sdpa"]
     return parts
-
-
-def bench_peers(shape: Shape, time: Timer) -> dict[str, list[float]]:
-    """Forward and forward+backward ms of the layers a user might pick instead.
-
-    Native sparse attention has 16 query heads on one key head, blocks of 64 and 16 of them.
-    """
-    from fla.ops.gla import chunk_gla
-    from fla.ops.nsa import parallel_nsa
-    from fla.ops.simple_gla import chunk_simple_gla
-
-    def by_time(heads: int, kv_heads: int) -> list[Inputs]:
-        sets = input_sets(replace(shape, heads=heads, kv_heads=kv_heads))
-        return [tuple(x.transpose(1, 2).detach().requires_grad_() for x in s) for s in sets]
-
-    decay = gla_log_decay(shape.heads, torch.device(DEVICE))
-    rows = (1, shape.length, shape.heads, shape.head_dim)
-    gates = F.logsigmoid(torch.randn(rows, device=DEVICE))
-    dtype = getattr(torch, shape.dtype)
-    nsa_gates = torch.rand(1, shape.length, 16, device=DEVICE, dtype=dtype)
-
-    def simple_gla(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return chunk_simple_gla(q, k, v, g_gamma=decay)[0]
-
-    def gla(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return chunk_gla(q, k, v, gates.to(q.dtype))[0]
-
-    def nsa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return parallel_nsa(
-            q, k, v, nsa_gates, nsa_gates, nsa_gates, block_counts=16, block_size=64
-        )
-
-    times = {}
-    for function, sets in (
-        (simple_gla, by_time(shape.heads, shape.heads)),
-        (gla, by_time(shape.heads, shape.heads)),
-        (nsa, by_time(16, 1)),
-    ):
-        name = function.__name__
-        try:
-            times[name] = [time(forward(function), sets), time(forward_backward(function), sets)]
-            print(f"{name}: {times[name]} ms", flush=True)
-        except Exception as error:  # one peer that fails should not cost the others' figures
-            print(f"{name}: {type(error).__name__}: {error}", flush=True)
-    return times
 
 
 if __name__ == "__main__":

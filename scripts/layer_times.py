@@ -26,6 +26,7 @@ HEAD_START = 50_000_000  # clock cycles
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 Inputs = tuple[Tensor, ...]
+Timer = Callable[[Callable[..., object], Sequence[Inputs]], float]  # ms
 
 
 @dataclass(frozen=True)

@@ -15,65 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
+from torchtitan_lighthouse.attention.kernels.best import expand_best
 from torchtitan_lighthouse.attention.kernels.layout import log2, next_power_of_2
 from torchtitan_lighthouse.attention.kernels.nodes import table_offset
+from torchtitan_lighthouse.attention.kernels.post_order import fill_table, place_tile
 from torchtitan_lighthouse.attention.pyramid import number_of_tiles, table_lengths
 
 _MOST_CANDIDATES = 8192  # of twice as many a program's registers spill
-
-
-@triton.jit
-def _ordered_keys(scores):
-    """int32 keys in the order of the float32 scores, both zeros alike."""
-    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
-def _highest(keys, free, want: tl.constexpr):
-    """The ``want`` free places with the highest keys, the lower place first among equals."""
-    negative = tl.sum((free & (keys >= 0)).to(tl.int32), axis=0) < want
-    threshold = tl.where(negative, -0x80000000, 0)  # becomes the lowest key that is chosen
-    for bit in range(31):
-        trial = threshold | (0x40000000 >> bit)
-        enough = tl.sum((free & (keys >= trial)).to(tl.int32), axis=0) >= want
-        threshold = tl.where(enough, trial, threshold)
-    above = free & (keys > threshold)
-    equal = (free & (keys == threshold)).to(tl.int32)
-    room = want - tl.sum(above.to(tl.int32), axis=0)
-    return above | ((equal == 1) & (tl.cumsum(equal, axis=0) <= room))
-
-
-@triton.jit
-def _pooled_keys(scores, index, free, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
-    """Keys of the highest score in each entry's window of tokens."""
-    best = tl.full([index.shape[0], CHUNK], float("-inf"), tl.float32)
-    for start in range(0, WINDOW, CHUNK):
-        tokens = index[:, None] * WINDOW + start + tl.arange(0, CHUNK)[None, :]
-        b_scores = tl.load(scores + tokens, mask=free[:, None], other=float("-inf"))
-        b_scores = tl.where(b_scores == b_scores, b_scores, float("-inf"))  # NaN is the lowest
-        best = tl.maximum(best, b_scores)
-    return _ordered_keys(tl.max(best, axis=1))
-
-
-@triton.jit
-def _expand_best(
-    query_scores,
-    key_scores,
-    index,
-    free,
-    TILE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    CHUNK: tl.constexpr,
-    PIN_FIRST: tl.constexpr,
-):
-    """Which candidates of one level and tile are expanded."""
-    query_keys = _pooled_keys(query_scores, index, free, WINDOW, CHUNK)
-    if PIN_FIRST:
-        query_keys = tl.where(index == 0, 0x7F800000, query_keys)  # the key of +infinity
-    by_query = _highest(query_keys, free, TILE // 2)
-    key_keys = _pooled_keys(key_scores, index, free, WINDOW, CHUNK)
-    return by_query | _highest(key_keys, free & (by_query == 0), TILE // 2)
 
 
 @triton.jit
@@ -100,7 +48,7 @@ def _expand_tile(
     free = place < COARSE
     index = (tile * COARSE + place).to(tl.int32)
     window: tl.constexpr = 1 << (LOG_P * (LEVELS - 1))
-    chosen = _expand_best(
+    chosen = expand_best(
         query_scores, key_scores, index, free, TILE, window, CHUNK_COARSE, PIN_FIRST
     )
     count = tl.cumsum(chosen.to(tl.int32), axis=0)
@@ -118,7 +66,7 @@ def _expand_tile(
         index = tl.load(expanded_index + parent, mask=free, other=0)
         index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
         before = tl.load(expanded_before + parent, mask=free, other=0)
-        chosen = _expand_best(
+        chosen = expand_best(
             query_scores,
             key_scores,
             index,
@@ -134,73 +82,6 @@ def _expand_tile(
         tl.store(expanded_index + rank, index, mask=chosen)
         tl.store(expanded_before + rank, before + place, mask=chosen)
         counts += fine
-
-
-@triton.jit
-def _fill_table(
-    nodes,
-    N,
-    tile,
-    COARSE: tl.constexpr,
-    LEVELS: tl.constexpr,
-    LOG_P: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Mark the tile's entries below the coarsest level, all of which are gathered, as not so."""
-    for level in tl.static_range(1, LEVELS - 1):
-        entries = COARSE << (LOG_P * (LEVELS - 1 - level))
-        p_nodes = nodes + table_offset(N, level, LOG_P) + tile * entries
-        for start in range(0, entries, BLOCK):
-            entry = start + tl.arange(0, BLOCK)
-            tl.store(p_nodes + entry, -1, mask=entry < entries)
-
-
-@triton.jit
-def _place_tile(
-    nodes,
-    counts,
-    expanded_index,
-    expanded_before,
-    N,
-    tile,
-    COARSE: tl.constexpr,
-    TILE: tl.constexpr,
-    LEVELS: tl.constexpr,
-    LOG_P: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Write the nodes of the tile's candidates: each one's slot in the post-order."""
-    fine: tl.constexpr = TILE << LOG_P
-    candidates: tl.constexpr = COARSE + (LEVELS - 2) * fine  # the leaves need no table
-    for start in range(0, candidates, BLOCK):
-        item = start + tl.arange(0, BLOCK)
-        inside = item < candidates
-        coarsest = item < COARSE
-        level = tl.where(coarsest, LEVELS - 1, LEVELS - 2 - (item - COARSE) // fine)
-        place = tl.where(coarsest, item, (item - COARSE) % fine)
-        parent = level * TILE + (place >> LOG_P)
-        has_parent = inside & (item >= COARSE)
-        index = tl.load(expanded_index + parent, mask=has_parent, other=0)
-        index = (index << LOG_P) + (place & ((1 << LOG_P) - 1))
-        index = tl.where(coarsest, tile * COARSE + place, index)
-        # The walk has passed the entries of this level and above that stand before this one …
-        before = tl.load(expanded_before + parent, mask=has_parent, other=0)
-        slot = tile * (candidates + fine) + place + before
-        # … and, level by level below, the children of what was expanded up to here.
-        count = tl.load(counts + item, mask=inside, other=0)
-        is_expanded = count & 1
-        passed = count >> 1
-        for below in tl.static_range(1, LEVELS):
-            slot += passed << LOG_P
-            last = item - place + tl.where(item < COARSE, COARSE, fine) + (below - 1) * fine
-            last += (passed << LOG_P) - 1
-            m_level = inside & (level - below > 0) & (passed > 0)
-            passed = tl.load(counts + last, mask=m_level, other=0) >> 1
-
-        offset = index
-        for finer in tl.static_range(1, LEVELS - 1):
-            offset += tl.where(level > finer, N >> (LOG_P * finer), 0)
-        tl.store(nodes + offset, (2 * slot + is_expanded).to(tl.int32), mask=inside)
 
 
 @triton.jit
@@ -236,7 +117,7 @@ def _select_kernel(
     # The candidates before each of them, and before each of its ancestors.
     expanded_before = expanded_index + n_expanded
 
-    _fill_table(nodes, N, tile, COARSE, LEVELS, LOG_P, BLOCK_PLACES)
+    fill_table(nodes, N, tile, COARSE, LEVELS, LOG_P, BLOCK_PLACES)
     _expand_tile(
         query_scores,
         key_scores,
@@ -255,7 +136,7 @@ def _select_kernel(
         CHUNK_FINE,
     )
     tl.debug_barrier()
-    _place_tile(
+    place_tile(
         nodes,
         counts,
         expanded_index,
