@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from tests.support.hf import write_llama
 from tests.support.models import tokens as random_tokens
 from torchtitan_lighthouse.data.bytes import BOS_ID, decode
-from torchtitan_lighthouse.evaluate.needles import FORMS, NOISE, Needles, found_rates
-from torchtitan_lighthouse.evaluate.niah import DEPTHS
+from torchtitan_lighthouse.evaluate.needles import FORMS, NOISE, Needles, number_found
+from torchtitan_lighthouse.evaluate.prompts import DEPTHS, retrieval_rates
 from torchtitan_lighthouse.evaluate.trained import open_trained
 from torchtitan_lighthouse.hf.byte_tokenizer import write_byte_tokenizer
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
@@ -79,14 +79,16 @@ def test_a_model_that_reads_finds_all_and_one_that_guesses_none(form, batch_toke
         return torch.tensor(rows)[:, :n]
 
     stack = needles(form)
-    assert found_rates(reader, stack, batch_tokens=batch_tokens) == dict.fromkeys(DEPTHS, 1.0)
+    rates = retrieval_rates(stack, number_found(reader), batch_tokens=batch_tokens)
+    assert rates == dict.fromkeys(DEPTHS, 1.0)
 
     def all_but_the_last_digit(tokens, n):
         given = reader(tokens, n)
         given[:, -1] = ord("x")
         return given
 
-    rates = found_rates(all_but_the_last_digit, stack, batch_tokens=batch_tokens)
+    found = number_found(all_but_the_last_digit)
+    rates = retrieval_rates(stack, found, batch_tokens=batch_tokens)
     assert rates == dict.fromkeys(DEPTHS, 0.0)
 
 

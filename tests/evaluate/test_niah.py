@@ -15,14 +15,9 @@ from tests.support.jobs import parse
 from torchtitan_lighthouse.data.bytes import BOS_ID
 from torchtitan_lighthouse.evaluate import niah_results, retrieval
 from torchtitan_lighthouse.evaluate.checkpoint import load_trained
-from torchtitan_lighthouse.evaluate.niah import (
-    CUE,
-    DEPTHS,
-    NEEDLE,
-    Haystack,
-    last_logits_of,
-    retrieval_rates,
-)
+from torchtitan_lighthouse.evaluate.niah import CUE, NEEDLE, Haystack, digit_found
+from torchtitan_lighthouse.evaluate.predictions import last_logits_of
+from torchtitan_lighthouse.evaluate.prompts import DEPTHS, retrieval_rates
 from torchtitan_lighthouse.evaluate.trained import TrainedRun
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
@@ -53,7 +48,9 @@ def rates(answer, *, batch_tokens=10**9, **fields):
             row[answer(bytes(t for t in prompt if t != BOS_ID))] = 1
         return logits
 
-    return retrieval_rates(last_logits, haystack(**fields), batch_tokens=batch_tokens)
+    prompts = haystack(**fields)
+    found = digit_found(last_logits, prompts.digits)
+    return retrieval_rates(prompts, found, batch_tokens=batch_tokens)
 
 
 def after_marker(text):
@@ -187,7 +184,7 @@ def measured(niah, monkeypatch):
     """The lengths that the script measures, for which this makes up the rates and draws none."""
     lengths = []
 
-    def made_up(_, haystack, **__):
+    def made_up(haystack, _, **__):
         lengths.append(haystack.length)
         return {depth: depth / haystack.length for depth in DEPTHS}
 
@@ -266,10 +263,10 @@ def test_the_help_says_the_rule_of_the_trials(niah, capsys):
 def test_an_interrupted_script_keeps_the_lengths_it_finished(
     niah, measured, checkpoint, tmp_path, monkeypatch
 ):
-    def interrupted(_, haystack, **__):
+    def interrupted(haystack, _, **__):
         if haystack.length == 128:
             raise KeyboardInterrupt
-        return made_up(_, haystack)
+        return made_up(haystack, _)
 
     arguments = [str(checkpoint), "--out", str(tmp_path), "--lengths", "96", "128"]
     made_up = retrieval.retrieval_rates

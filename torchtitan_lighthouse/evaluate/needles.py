@@ -7,17 +7,14 @@ through lm-eval.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torchtitan.components.tokenizer import BaseTokenizer
 
 from torchtitan_lighthouse.evaluate.forms import FORMS
-from torchtitan_lighthouse.evaluate.niah import DEPTHS
+from torchtitan_lighthouse.evaluate.predictions import Greedy
+from torchtitan_lighthouse.evaluate.prompts import DEPTHS, Found, Prompts, Trial
 from torchtitan_lighthouse.refusal import RefusalError
-
-Greedy = Callable[[torch.Tensor, int], torch.Tensor]
-"""From tokens, int64 [B, N], and n: the likeliest token after each of the last n, int64 [B, n]."""
 
 NOISE = " The harbour is calm. The tide is low. The gulls are loud. A boat goes out and comes back."
 NEEDLE = " The number of {key} is {value}."
@@ -29,16 +26,15 @@ _SECOND = "anchor basket candle dragon engine feather garden hammer island jacke
 KEYS = [f"{first} {second}" for first in _FIRST.split() for second in _SECOND.split()]
 
 
-class Needles:
-    """The prompts of one form and length. Iterating gives, for each trial, the tokens of its answer
-    and its prompts with that answer, int64 [len(DEPTHS), length]: they differ in the depth of the
-    needle only. Every time they are the same.
+class Needles(Prompts):
+    """Prompts that ask for a number; a trial's answer is its tokens, which end the prompts.
 
     Args:
         form: "single": one needle in noise; "multikey": four, three of them of other keys, at
             random places; "needles": nothing but needles of other keys around it.
         length: tokens of a prompt and its answer.
         trials: prompts of each depth.
+        seed: of the keys, the numbers and the places.
 
     Raises:
         RefusalError: no such form, no room, or no trial.
@@ -51,36 +47,27 @@ class Needles:
             raise RefusalError(f"form {form!r} must be one of {', '.join(FORMS)}")
         if trials < 1:
             raise RefusalError(f"trials = {trials} must be at least 1")
-        self.form, self.length, self.trials, self.seed = form, length, trials, seed
-        self._tokenizer = tokenizer
-        self._bos = tokenizer.encode("", add_bos=True, add_eos=False)
-        # Some of Hugging Face's add bos to all they encode.
-        self._added = len(tokenizer.encode("", add_bos=False, add_eos=False))
+        super().__init__(tokenizer, length, trials=trials, seed=seed)
+        self.form = form
         self._noise = self._encode(NOISE)
         next(iter(self))  # refuses what is too short
 
-    def __len__(self) -> int:
-        return self.trials
-
-    def __iter__(self) -> Iterator[tuple[list[int], torch.Tensor]]:
-        rng = random.Random(self.seed)
-        for _ in range(self.trials):
-            key, *others = rng.sample(KEYS, len(KEYS))
-            value = _number(rng)
-            needle = self._encode(NEEDLE.format(key=key, value=value))
-            question, answer = self._question(key, value)
-            room = self.length - len([*self._bos, *needle, *question, *answer])
-            hay = self._hay(rng, others, room)
-            rows = []
-            for depth in DEPTHS:
-                cut = len(hay) * depth // 100
-                parts = [*hay[:cut], needle, *hay[cut:]]
-                rows.append([*self._bos, *(t for p in parts for t in p), *question, *answer])
-            yield answer, torch.tensor(rows)
-
     def asked(self) -> dict[str, object]:
-        """What the rates depend on beside length, trials and seed."""
         return {"form": self.form, "needle": NEEDLE, "question": QUESTION, "noise": NOISE}
+
+    def _trial(self, trial: int, rng: random.Random) -> Trial:
+        key, *others = rng.sample(KEYS, len(KEYS))
+        value = _number(rng)
+        needle = self._encode(NEEDLE.format(key=key, value=value))
+        question, answer = self._question(key, value)
+        room = self.length - len([*self._bos, *needle, *question, *answer])
+        hay = self._hay(rng, others, room)
+        rows = []
+        for depth in DEPTHS:
+            cut = len(hay) * depth // 100
+            parts = [*hay[:cut], needle, *hay[cut:]]
+            rows.append([*self._bos, *(t for p in parts for t in p), *question, *answer])
+        return answer, torch.tensor(rows)
 
     def _question(self, key: str, value: str) -> tuple[list[int], list[int]]:
         """The tokens of the question, and those that follow them where the answer does."""
@@ -113,31 +100,17 @@ class Needles:
             fill.insert(rng.randint(0, len(fill)), piece)
         return fill
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_bos=False, add_eos=False)[self._added :]
-
 
 def _number(rng: random.Random) -> str:
     return str(rng.randrange(10 ** (DIGITS - 1), 10**DIGITS))
 
 
-def found_rates(
-    greedy: Greedy,
-    needles: Needles,
-    *,
-    batch_tokens: int,
-    progress: Callable[[Needles], Iterable[tuple[list[int], torch.Tensor]]] = iter,
-) -> dict[int, float]:
-    """The share of the trials, for each of ``DEPTHS``, in which the model gives the whole number.
+def number_found(greedy: Greedy) -> Found:
+    """A number is found where the model gives the whole of it."""
 
-    Args:
-        batch_tokens: tokens that the model is given at once; a single prompt may be longer.
-        progress: wraps the iteration over the trials, as ``tqdm`` does.
-    """
-    batch = max(1, batch_tokens // needles.length)
-    found = torch.zeros(len(DEPTHS), dtype=torch.float64)
-    for answer, rows in progress(needles):
+    def found(rows: torch.Tensor, answer: list[int]) -> torch.Tensor:
         # Greedy decoding gives the answer if each of its tokens is the likeliest after the last.
-        given = torch.cat([greedy(r[:, :-1], len(answer)).cpu() for r in rows.split(batch)])
-        found += (given == torch.tensor(answer)).all(-1)
-    return dict(zip(DEPTHS, (found / needles.trials).tolist(), strict=True))
+        given = greedy(rows[:, :-1], len(answer)).cpu()
+        return (given == torch.tensor(answer)).all(-1)
+
+    return found

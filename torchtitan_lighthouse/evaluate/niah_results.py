@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # there may be no display
 import matplotlib.pyplot as plt
 import numpy as np
 
-from torchtitan_lighthouse.evaluate.niah import DEPTHS
+from torchtitan_lighthouse.evaluate.prompts import DEPTHS
 from torchtitan_lighthouse.runs.markdown import markdown
 
 Rates = dict[int, dict[int, float]]  # by length and depth

@@ -4,25 +4,21 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from torchtitan_lighthouse.evaluate.forms import PASSKEY
-from torchtitan_lighthouse.evaluate.needles import Needles, found_rates
-from torchtitan_lighthouse.evaluate.niah import (
-    Haystack,
-    greedy_of,
-    last_logits_of,
-    retrieval_rates,
-)
+from torchtitan_lighthouse.evaluate.needles import Needles, number_found
+from torchtitan_lighthouse.evaluate.niah import Haystack, digit_found
 from torchtitan_lighthouse.evaluate.niah_results import Rates, Results
+from torchtitan_lighthouse.evaluate.predictions import greedy_of, last_logits_of
+from torchtitan_lighthouse.evaluate.prompts import Found, Prompts, retrieval_rates
 from torchtitan_lighthouse.evaluate.trained import Trained
 from torchtitan_lighthouse.refusal import RefusalError
 
 
-def haystack(
-    model: Trained, form: str, length: int, *, trials: int, seed: int
-) -> Haystack | Needles:
-    """The prompts of one length, which must be one that the model was trained at.
+def haystack(model: Trained, form: str, length: int, *, trials: int, seed: int) -> Prompts:
+    """The prompts of one form and length, which the model must have been trained at.
 
     Raises:
         RefusalError: it is not, or the form takes no such length or trials.
@@ -37,30 +33,36 @@ def haystack(
 
 
 def evaluate(
-    model: Trained, haystacks: list[Haystack | Needles], results: Results, batch_tokens: int
+    model: Trained, haystacks: list[Prompts], results: Results, batch_tokens: int
 ) -> Rates:
-    """The rates of one model; those that ``results`` lacks are measured and added to it."""
+    """The rates of one model; those that ``results`` lacks are measured and added to it.
+
+    Args:
+        haystacks: prompts of one form.
+    """
     rates = {h.length: results.find(_question(model, h)) for h in haystacks}
     missing = [h for h in haystacks if not rates[h.length]]
     if not missing:
         return rates
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = model.load(max(h.length for h in missing), device)
-    last_logits, greedy = None, None
+    found: Found | None = None
     for h in missing:
+        found = found or _found(loaded, model.dtype, h)
         progress = partial(tqdm, desc=f"{model.name}, {h.length:,} tokens", unit="trial")
-        if isinstance(h, Needles):
-            greedy = greedy or greedy_of(loaded, model.dtype)
-            found = found_rates(greedy, h, batch_tokens=batch_tokens, progress=progress)
-        else:
-            last_logits = last_logits or last_logits_of(loaded, model.dtype)
-            found = retrieval_rates(last_logits, h, batch_tokens=batch_tokens, progress=progress)
-        results.add(_question(model, h), found)
-        rates[h.length] = found
+        measured = retrieval_rates(h, found, batch_tokens=batch_tokens, progress=progress)
+        results.add(_question(model, h), measured)
+        rates[h.length] = measured
     return rates
 
 
-def _question(model: Trained, haystack: Haystack | Needles) -> dict[str, Any]:
+def _found(model: nn.Module, dtype: torch.dtype, prompts: Prompts) -> Found:
+    if isinstance(prompts, Haystack):
+        return digit_found(last_logits_of(model, dtype), prompts.digits)
+    return number_found(greedy_of(model, dtype))
+
+
+def _question(model: Trained, haystack: Prompts) -> dict[str, Any]:
     """All that the rates depend on. A retrained checkpoint is another one."""
     return {
         "checkpoint": str(model.path),
