@@ -1,11 +1,16 @@
+import contextlib
 import os
 
 import pytest
 import torch
 
+from tests.support.interpreter import hasten_interpreter
+
 # Without a GPU the kernels run in Triton's interpreter, which reads this when they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    with contextlib.suppress(ImportError):
+        hasten_interpreter()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
