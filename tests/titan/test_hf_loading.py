@@ -1,13 +1,17 @@
-"""A folder that transformers has written, loaded as torchtitan loads it: the same loss.
+"""A folder that transformers has written, loaded as torchtitan loads it: the same loss, and back.
 
-On one rank, and on two that share the parameters (FSDP), the columns (TP) or the sequence (CP).
+On one rank, on two that share the parameters (FSDP), the columns (TP) or the sequence (CP), and on
+four that share parameters and columns.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
+from torch.distributed.tensor import DTensor
 from torchtitan.distributed.context_parallel import prepare_context_parallel_input
 from transformers import AutoModelForCausalLM
 
@@ -15,9 +19,9 @@ from tests.support.hf import LLAMA3, load_weights, write_llama
 from tests.support.jobs import parse
 from tests.support.models import build_model, parallel_dims, tokens
 from tests.support.ranks import run_ranks
+from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAdapter
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
-RANKS = 2
 PLAIN = {"rope_type": "default", "rope_theta": 5000.0}
 CASES = {
     "plain-rope": {"rope_parameters": PLAIN},
@@ -30,13 +34,27 @@ CASES = {
         "tie_word_embeddings": True,
     },
     "every-head-its-own": {"num_key_value_heads": 4},
+    # More ranks than key heads share the rows of one head.
+    "one-key-head": {"num_key_value_heads": 1},
     "odd-width": {"intermediate_size": 89},
+    "odd-vocabulary": {"vocab_size": 321},
 }
-LAYOUTS = {"FSDP": {"dp_shard": RANKS}, "TP": {"tp": RANKS}, "CP": {"cp": RANKS}}
-# torchtitan cannot split an odd number of columns.
-RUNS = [
-    (layout, case) for layout in LAYOUTS for case in CASES if (layout, case) != ("TP", "odd-width")
-]
+LAYOUTS = {
+    "FSDP": {"dp_shard": 2},
+    "TP": {"tp": 2},
+    "CP": {"cp": 2},
+    "FSDP-TP": {"dp_shard": 2, "tp": 2},
+}
+NOT_SPLIT = ("odd-width", "one-key-head")  # by tensor parallel
+RUNS = {
+    2: [
+        (layout, case)
+        for layout in ("FSDP", "TP", "CP")
+        for case in CASES
+        if layout != "TP" or case not in NOT_SPLIT
+    ],
+    4: [("FSDP-TP", "llama3-scaling"), ("FSDP-TP", "odd-vocabulary")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +88,8 @@ def loaded(workspace: Path, folder: Path, **degrees: int) -> tuple[nn.Module, ob
 
 
 @torch.no_grad()
-def ours(workspace: Path, folder: Path, layout: str, rank: int) -> Tensor:
-    """The mean loss of the batch of ``batch_of``."""
+def ours(workspace: Path, folder: Path, layout: str, rank: int) -> tuple[Tensor, list[str]]:
+    """The mean loss of the batch of ``batch_of``, and the tensors that are not saved as loaded."""
     model, dims = loaded(workspace, folder, **LAYOUTS[layout])
     batch = batch_of(layout, rank)
     inputs, labels, positions = batch[:, :-1], batch[:, 1:], {}
@@ -82,33 +100,52 @@ def ours(workspace: Path, folder: Path, layout: str, rank: int) -> Tensor:
     loss = mean_loss(model(inputs, **positions), labels)
     if layout == "CP":
         distributed.all_reduce(loss)
-        loss /= RANKS
-    return loss
+        loss /= distributed.get_world_size()
+    return loss, changed_by_saving(model, folder)
+
+
+def changed_by_saving(model: nn.Module, folder: Path) -> list[str]:
+    """The names of the tensors that are not the folder's when they are on their way back."""
+    adapter = LighthouseStateDictAdapter(model.model_args, str(folder))
+    saved = adapter.to_hf(get_model_state_dict(model))
+    source = {}
+    for file in folder.glob("*.safetensors"):
+        source |= load_file(file)
+    whole = {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in saved.items()}
+    return [name for name, w in source.items() if not torch.equal(whole[name], w.float())]
 
 
 def batch_of(layout: str, rank: int) -> Tensor:
-    """Under FSDP a batch of the rank's own."""
-    return tokens(rank if layout == "FSDP" else 0)
+    """Under FSDP a batch of the rank's own, or of those that share the columns."""
+    return tokens({"FSDP": rank, "FSDP-TP": rank // 2}.get(layout, 0))
 
 
-def run_on_a_rank(rank: int, folder: Path, folders: Path) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
-    )
-    losses = {
+def run_on_a_rank(rank: int, ranks: int, folder: Path, folders: Path) -> None:
+    store = f"file://{folder}/store-{ranks}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
+    outcome = {
         (layout, case): ours(folder / f"{rank}", folders / case, layout, rank)
-        for layout, case in RUNS
+        for layout, case in RUNS[ranks]
     }
-    torch.save(losses, folder / f"{rank}.pt")
+    torch.save(outcome, folder / f"{ranks}-{rank}.pt")
     distributed.barrier()  # a rank that is done would close the connections that others read
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def of_ranks(tmp_path_factory, folders):
+    """What each rank of a run has found; one launch for all of a size."""
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(run_on_a_rank, RANKS, folder, folders)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    launched = set()
+
+    def of(layout: str, case: str) -> list[tuple[Tensor, list[str]]]:
+        (ranks,) = [size for size, runs in RUNS.items() if (layout, case) in runs]
+        if ranks not in launched:
+            launched.add(ranks)
+            run_ranks(run_on_a_rank, ranks, ranks, folder, folders)
+        return [torch.load(folder / f"{ranks}-{rank}.pt")[layout, case] for rank in range(ranks)]
+
+    return of
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,11 +158,14 @@ def test_loss_is_transformers(tmp_path, folders, case):
 
 
 @pytest.mark.trainer
-@pytest.mark.parametrize(("layout", "case"), RUNS)
-def test_loss_on_ranks_is_transformers(of_ranks, folders, case, layout):
-    for rank, losses in enumerate(of_ranks):
+@pytest.mark.parametrize(("layout", "case"), [run for runs in RUNS.values() for run in runs])
+def test_loss_on_ranks_is_transformers_and_what_is_saved_is_what_was_loaded(
+    of_ranks, folders, case, layout
+):
+    for rank, (loss, changed) in enumerate(of_ranks(layout, case)):
         expected = theirs(folders / case, batch_of(layout, rank))
-        torch.testing.assert_close(losses[layout, case], expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+        assert not changed
 
 
 def test_the_cases_differ(folders):

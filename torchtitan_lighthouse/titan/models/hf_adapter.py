@@ -1,10 +1,13 @@
 """Weights to and from Hugging Face's format, also where one tensor there is two here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.distributed.tensor import DTensor, Shard
 from torch.futures import Future
 from torchtitan.models.llama3 import TransformerModelArgs
 from torchtitan.models.llama3.model.state_dict_adapter import Llama3StateDictAdapter
@@ -17,6 +20,10 @@ class LighthouseStateDictAdapter(Llama3StateDictAdapter):
 
     torchtitan 0.2.2's Llama-3 cannot tie them: FSDP shards the two apart. So both are loaded from
     the one tensor, and both are saved.
+
+    And it orders the rows of a head as the other side has them on any ranks. torchtitan 0.2.2 does
+    so by a view of heads, and where ranks share a head's rows torch takes that view of each rank's
+    own rows: k is then loaded, and saved, in a wrong order. This can go when either refuses.
     """
 
     fqn_to_index_mapping: dict[str, int] | None
@@ -30,6 +37,12 @@ class LighthouseStateDictAdapter(Llama3StateDictAdapter):
     ) -> HuggingFaceStorageReader:
         return _TiedReader(path)
 
+    def _permute(self, w: Tensor, *sizes: int) -> Tensor:
+        return _in_whole_columns(super()._permute, w, *sizes)
+
+    def _reverse_permute(self, w: Tensor, *sizes: int) -> Tensor:
+        return _in_whole_columns(super()._reverse_permute, w, *sizes)
+
     def _shards(self, source: dict[str, int]) -> dict[str, int] | None:
         """The number of each tensor's file as in the source; None if that is of another model."""
         if EMBEDDING in source:
@@ -41,6 +54,27 @@ class LighthouseStateDictAdapter(Llama3StateDictAdapter):
             if ours is not None
         ]
         return {n: source[n] for n in names} if all(n in source for n in names) else None
+
+
+def _in_whole_columns(
+    permute: Callable[..., Tensor],
+    w: Tensor,
+    heads: int,
+    rows: int | None = None,
+    columns: int | None = None,
+) -> Tensor:
+    """``permute``, which orders rows, of a weight whose columns the ranks share instead."""
+    if not isinstance(w, DTensor):
+        return permute(w, heads, rows, columns)
+    w = w.redistribute(placements=[Shard(1)] * w.device_mesh.ndim)
+    own = w.to_local()
+    return DTensor.from_local(
+        permute(own, heads, *own.shape),
+        w.device_mesh,
+        w.placements,
+        shape=w.shape,
+        stride=w.stride(),
+    )
 
 
 class _TiedReader(HuggingFaceStorageReader):
