@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def usage() -> str:
-    """The tools, with the first line of what each says of itself."""
+    """List the tools, each with the first line of its docstring."""
     width = max(map(len, TOOLS))
     lines = [f"  {name:{width}}  {_first_line(name)}" for name in TOOLS]
     head = "usage: python -m torchtitan_lighthouse TOOL [-h] ...\n\ntools:"
@@ -53,7 +53,7 @@ def usage() -> str:
 
 
 def _first_line(name: str) -> str:
-    """Read from the source: to import all tools takes long."""
+    """Return a tool's first line, read from its source: importing all tools takes long."""
     source = importlib.util.find_spec(_module(name)).loader.get_source(_module(name))  # type: ignore[union-attr]
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 

@@ -9,12 +9,12 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 
 def names() -> list[str]:
-    """Their names, those of a subfolder after its name and a slash."""
+    """List the names of the configs; one in a subfolder is ``FOLDER/NAME``."""
     return sorted(_files(_folder()))
 
 
 def text(name: str) -> str:
-    """The content of one.
+    """Return the text of a config.
 
     Raises:
         RefusalError: there is none of that name.
@@ -23,7 +23,7 @@ def text(name: str) -> str:
 
 
 def path(name: str) -> Path:
-    """Where one is.
+    """Return the path of a config.
 
     Raises:
         RefusalError: there is none of that name.
@@ -36,7 +36,7 @@ def path(name: str) -> Path:
 
 
 def summary(name: str) -> str:
-    """What a file's first comment says up to its first stop."""
+    """Return the first sentence of a file's first comment."""
     comment: list[str] = []
     for line in text(name).splitlines():
         if not line.startswith("#"):
@@ -46,7 +46,7 @@ def summary(name: str) -> str:
 
 
 def _folder() -> Traversable:
-    """In an installed package, or beside the package in a clone."""
+    """Find the folder of configs, inside an installed package or beside it in a clone."""
     installed = files("torchtitan_lighthouse") / "train_configs"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "train_configs"
 

@@ -41,10 +41,20 @@ class AllGatherAttention(nn.Module):
         enable_gqa: bool = False,
         is_causal: bool = True,
     ) -> Tensor:
-        """q [B, Hq, 2·n, D], k and v [B, Hkv, 2·n, D], all of the rank's two pieces, to q's shape.
+        """Attend from this rank's two pieces of n tokens to the pieces of all ranks.
+
+        Args:
+            q: [B, Hq, 2·n, D].
+            k, v: [B, Hkv, 2·n, D].
+            scale: of the logits; by default 1/√D.
+            enable_gqa: taken for SDPA's sake; groups of heads need no asking for.
+            is_causal: must be true.
+
+        Returns:
+            [B, Hq, 2·n, D] of q's dtype.
 
         Raises:
-            RefusalError: not causal.
+            RefusalError: ``is_causal`` is false.
         """
         if not is_causal:
             raise RefusalError("attention across ranks is causal: its pieces are balanced for that")
@@ -56,7 +66,10 @@ class AllGatherAttention(nn.Module):
 def attend_across_ranks(
     q: Tensor, k: Tensor, v: Tensor, group_name: str, rank: int, size: int, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """The output, in memory as [B, 2·n, Hq, D], and the log-sum-exp [B, Hq, 2·n]. A collective."""
+    """Return the output, in memory as [B, 2·n, Hq, D], and its log-sum-exp [B, Hq, 2·n].
+
+    A collective: every rank of the group must call it.
+    """
     received, work = _start_gather(k, v, group_name, size)
     part, lse = attend(q, k, v, Numbers(True, scale))
     out = part.to(_wide(q))
@@ -83,7 +96,7 @@ def attend_across_ranks_backward(
     size: int,
     scale: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v. A collective."""
+    """Return the gradients of q, k and v. A collective, as ``attend_across_ranks`` is."""
     received, work = _start_gather(k, v, group_name, size)
     part, *of_own = attend_backward(grad, q, k, v, out, lse, Numbers(True, scale))
     dq = part.to(_wide(q))
@@ -105,7 +118,9 @@ def attend_across_ranks_backward(
 def _start_gather(
     k: Tensor, v: Tensor, group_name: str, size: int
 ) -> tuple[Tensor, distributed.Work]:
-    """Keys and values by rank, piece and token, [W, 2, n, 2, B, Hkv, D], complete after the work.
+    """Gather keys and values by rank, piece and token: [W, 2, n, 2, B, Hkv, D].
+
+    They are complete once the returned work has been waited for.
 
     Packed so that the tokens of neighbouring pieces are neighbours, without a copy.
     """
@@ -118,13 +133,13 @@ def _start_gather(
 
 
 def _pack(k: Tensor, v: Tensor, into: Tensor) -> None:
-    """[B, Hkv, m, D] each into [..., 2, B, Hkv, D], tokens in all leading dimensions."""
+    """Copy k and v, [B, Hkv, m, D] each, to ``into``, [..., 2, B, Hkv, D], by tokens."""
     for x, part in zip((k, v), into.unbind(-4), strict=True):
         part.copy_(x.permute(2, 0, 1, 3).unflatten(0, part.shape[:-3]))
 
 
 def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
-    """The reverse of ``_pack``."""
+    """Split what ``_pack`` has packed."""
     k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4)
     return k, v
 

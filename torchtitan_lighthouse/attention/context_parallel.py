@@ -55,7 +55,7 @@ def local_config(
         seq_len: the tokens of the two pieces.
 
     Raises:
-        ValueError: see ``LighthouseConfig.validate_context_parallel``.
+        RefusalError: see ``LighthouseConfig.validate_context_parallel``.
     """
     size = context_parallel.size
     config.validate_context_parallel(size, seq_len * size)
@@ -92,7 +92,7 @@ def exchange_spill(
 def add_spill_(
     out: Tensor, rows: Tensor, config: LighthouseConfig, context_parallel: ContextParallel
 ) -> Tensor:
-    """Add, in place, what the pieces before a rank's two scatter into these.
+    """Add, in place, what the pieces before a rank's two scatter into them.
 
     Args:
         out: [B, Hx, N, D], the scatter with ``pieces=2``.
@@ -118,13 +118,13 @@ def add_spill_(
 
 
 def _in_order(by_rank: Tensor) -> Tensor:
-    """Pieces rank by rank, [2W, ...], to the order of the sequence."""
+    """Put pieces that lie rank by rank, [2W, ...], in the order of the sequence."""
     heads, tails = by_rank.unflatten(0, (-1, 2)).unbind(1)
     return torch.cat([heads, tails.flip(0)])
 
 
 def _last_rows(y: Tensor, selection: Selection, config: LighthouseConfig, seq_len: int) -> Tensor:
-    """The rows of each piece's last entry of each level above 0: [2, B, Hx, L-1, D].
+    """Take the rows of each piece's last entry of each level above 0: [2, B, Hx, L-1, D].
 
     A row is zero where its entry is not gathered.
     """

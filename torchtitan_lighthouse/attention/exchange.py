@@ -18,7 +18,7 @@ _reduce_scatter: Callable[..., distributed.Work] = (
 
 @torch.library.custom_op("lighthouse::exchange_edges", mutates_args=())
 def exchange_edges(rows: Tensor, group_name: str, size: int) -> Tensor:
-    """The rows of a rank's two pieces, [2, ...], to those of all W, rank by rank, [2W, ...].
+    """Gather the rows of each rank's two pieces: [2, ...] to [2W, ...], rank by rank.
 
     A collective. An op of its own, for activation checkpointing to keep: a recompute that sent them
     again would have the ranks wait for each other once more.
@@ -31,7 +31,7 @@ def exchange_edges(rows: Tensor, group_name: str, size: int) -> Tensor:
 
 @torch.library.custom_op("lighthouse::exchange_edges_backward", mutates_args=())
 def exchange_edges_backward(grad: Tensor, group_name: str, size: int) -> Tensor:
-    """Each rank's sum of the gradients of its rows, [2W, ...] to [2, ...]. A collective."""
+    """Sum the gradients of each rank's rows over all ranks: [2W, ...] to [2, ...]. A collective."""
     own = grad.new_empty(2, *grad.shape[1:])
     group = _resolve_process_group(group_name)
     _reduce_scatter(own, grad.contiguous(), group=group)

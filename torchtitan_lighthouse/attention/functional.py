@@ -32,9 +32,10 @@ def lighthouse_attention(
     context_parallel: ContextParallel | None = None,
     rotation: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention over the S entries that a selection gathers from the pyramid of q, k and v.
+    """Compute Lighthouse attention (arXiv 2605.06554, section 3).
 
-    Lighthouse attention (arXiv 2605.06554): score, select, gather, attend, scatter back.
+    Causal attention over the S entries that a selection gathers from the pyramid of q, k and v:
+    score, select, gather, attend, scatter back.
 
     Not causal in one respect, by the paper's design: which entries are gathered depends on the
     whole sequence. Given the selection, output t depends on inputs up to t alone.
@@ -58,7 +59,7 @@ def lighthouse_attention(
         level as ``attention`` lays it out.
 
     Raises:
-        ValueError: shapes that do not belong together, or an N that the pyramid cannot take.
+        RefusalError: shapes that do not belong together, or an N that the pyramid cannot take.
     """
     _validate_shapes(q, k, v)
     seq_len = q.shape[2]
@@ -87,9 +88,15 @@ def lighthouse_attention(
 
 
 def score(q: Tensor, k: Tensor, v: Tensor, config: LighthouseConfig) -> tuple[Tensor, Tensor]:
-    """The query and key scores that the config's scorer gives, without gradient.
+    """Score every position as a query and as a key, without gradient.
 
-    q [B, Hq, N, D], k and v [B, Hkv, N, D] to two of float32 [B, Hkv, N].
+    Args:
+        q: [B, Hq, N, D].
+        k, v: [B, Hkv, N, D].
+        config: names the scorer and has its options.
+
+    Returns:
+        The query and the key scores, float32 [B, Hkv, N] each.
     """
     scorer = SCORERS[config.scorer]
     options = {name: getattr(config, name) for name in scorer.options}
@@ -105,7 +112,7 @@ def gather(
     config: LighthouseConfig,
     rotation: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The pooled rows of a selection: [B, Hx, N, D] to [B, Hx, S, D] for q, k and v.
+    """Pool q, k and v to the entries of a selection: [B, Hx, N, D] to [B, Hx, S, D] each.
 
     Row s is the mean over the window of the entry in slot s, in the dtype that q, k and v share;
     sums are taken in float32, or float64 for float64. k and v have the selection's heads and q a
@@ -121,7 +128,7 @@ def gather(
 def scatter(
     y: Tensor, selection: Selection, config: LighthouseConfig, seq_len: int, pieces: int = 1
 ) -> Tensor:
-    """Each position's sum of the entries that it may see: [B, Hx, S, D] to [B, Hx, N, D].
+    """Sum, for each position, the entries that it may see: [B, Hx, S, D] to [B, Hx, N, D].
 
     Entry (ℓ, i) is added to the p^ℓ positions from the last token of its window onwards, so that
     nothing sees its future. The sequence is cut into ``pieces`` equal ones that are contiguous each

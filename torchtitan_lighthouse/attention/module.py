@@ -59,10 +59,19 @@ class LighthouseAttention(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """See ``lighthouse_attention``: q [B, Hq, N, D], k and v [B, Hkv, N, D] to [B, Hq, N, D].
+        """Attend (see ``lighthouse_attention``).
+
+        Args:
+            q: [B, Hq, N, D].
+            k, v: [B, Hkv, N, D].
+            scale: of the logits, for ``attention``.
+            enable_gqa: whether Hkv may differ from Hq.
+
+        Returns:
+            [B, Hq, N, D].
 
         Raises:
-            ValueError: also if Hkv differs from Hq without ``enable_gqa``, as SDPA would.
+            RefusalError: also if Hkv differs from Hq without ``enable_gqa``, as SDPA would.
         """
         if q.shape[1] != k.shape[1] and not enable_gqa:
             raise RefusalError(

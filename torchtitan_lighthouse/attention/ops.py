@@ -24,7 +24,7 @@ _PYRAMID = "int levels, int pooling_factor"
 
 
 def _define(name: str, schema: str, fake: Callable) -> Callable:
-    """An op that ``reference`` implements under its name, and ``kernels`` where it helps."""
+    """Define an op that ``reference`` implements by the same name, and maybe ``kernels`` too."""
     qualified = f"lighthouse::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(qualified, fake)
@@ -36,9 +36,10 @@ def _define(name: str, schema: str, fake: Callable) -> Callable:
 
 
 def _as_the_tensors_are(function: Callable) -> Callable:
-    """On their device, where Triton would take the current one, and in their dtypes.
+    """Run an op on its tensors' device and in their dtypes.
 
-    Autocast does not reach into a compiled graph's ops, so eager ones must not see it either.
+    Triton would take the current device. Autocast does not reach into a compiled graph's ops, so
+    eager ones must not see it either.
     """
 
     def run(first: Tensor, *rest: Any) -> Any:
@@ -130,9 +131,10 @@ scatter_backward = _define(
 
 
 def _register_transpose(name: str, transpose: Callable, rows: int, tables: int) -> None:
-    """The ops are linear in their rows, and nothing else of theirs has a gradient.
+    """Make ``transpose`` the backward of an op, which is linear in its rows.
 
-    Transposes have no formula: only a second derivative would need one, and every call would pay.
+    Nothing else of the op has a gradient, and its transpose has no formula of its own: only a
+    second derivative would need one, and every call would pay for it.
 
     Args:
         rows: how many tensors of rows the op takes, first of its arguments.
@@ -160,12 +162,12 @@ _register_transpose("scatter", scatter_backward, rows=1, tables=1)
 SELECTION = frozenset({norm_scores, dilated_scores, gla_scores, select})
 """What any activation checkpointing should keep of a Lighthouse layer: which entries it selected.
 
-So that a recompute cannot select differently, nor scores what nothing else needs.
+A recompute then cannot select differently, and does not compute scores that nothing else needs.
 """
 
 SELECTIVE_CHECKPOINT_SAVES = SELECTION | {gather}
 """What selective activation checkpointing should keep of a Lighthouse layer, beside SDPA's output.
 
-The gathered rows too, 3·S of them, because SDPA's backward reads them. Only the scatter is
-recomputed, one pass over memory: keeping its N rows would cost more than all of these.
+It keeps the gathered rows, 3·S of them, because SDPA's backward reads them. Only the scatter is
+recomputed, in one pass over memory: keeping its N rows would cost more than all of these.
 """

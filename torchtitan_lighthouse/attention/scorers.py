@@ -34,28 +34,28 @@ class Scorer:
 
 
 def norm(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """‖q_j‖₂ and ‖k_j‖₂: no parameters, no mixing of positions, one pass over q and k."""
+    """Score position j by ‖q_j‖₂ and ‖k_j‖₂, in one pass over q and k."""
     query_scores, key_scores = ops.norm_scores(q, k)
     return query_scores, key_scores
 
 
 def dilated(q: Tensor, k: Tensor, v: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
-    """‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, among positions congruent modulo δ."""
+    """Score by ‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, within each residue modulo δ."""
     query_scores, key_scores = ops.dilated_scores(q, k, v, dilation)
     return query_scores, key_scores
 
 
 def gla(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention with fixed decays."""
+    """Score by ‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention."""
     log_decay = gla_log_decay(q.shape[1], q.device)
     query_scores, key_scores = ops.gla_scores(q, k, v, log_decay)
     return query_scores, key_scores
 
 
 def gla_log_decay(heads: int, device: torch.device) -> Tensor:
-    """log(1 - 2^(-e)), with e from 5 to 12 evenly over the heads: float32 [heads].
+    """Return log(1 - 2^(-e)), with e from 5 to 12 evenly over the heads: float32 [heads].
 
-    RetNet's decays for its 8 heads; half-lives of 22 to 2,839 tokens for any number of them.
+    RetNet's decays for 8 heads; half-lives of 22 to 2,839 tokens for any number of heads.
     """
     return torch.log1p(-torch.exp2(-torch.linspace(5.0, 12.0, heads, device=device)))
 

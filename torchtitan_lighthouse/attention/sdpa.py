@@ -16,14 +16,14 @@ _aten = torch.ops.aten
 
 
 class Numbers(NamedTuple):
-    """What SDPA takes beside tensors."""
+    """The arguments of SDPA that are no tensors; no ``scale`` means 1/√D."""
 
     is_causal: bool
     scale: float | None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, numbers: Numbers) -> tuple[Tensor, Tensor]:
-    """Attention to these keys alone.
+    """Attend to these keys alone.
 
     Args:
         q: [B, Hq, n, D].
@@ -56,10 +56,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, numbers: Numbers) -> tuple[Tensor, T
 def attend_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, numbers: Numbers
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """These keys' part in the backward of a softmax over more.
+    """Compute these keys' part in the backward of a softmax over more keys.
 
     Args:
-        grad: [B, Hq, n, D], of the softmax's output.
+        grad: [B, Hq, n, D], the gradient of the attention's output.
         q, k, v: as ``attend`` takes them.
         out, lse: of the whole softmax, for the same rows as q.
 
@@ -97,7 +97,10 @@ def _takes_cudnn(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> bool:
 
 
 def _for_cpu(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The CPU's kernel knows no groups, and rounds what it returns to the dtype of its inputs."""
+    """Widen q, k and v, and repeat k and v for each query head.
+
+    The CPU's kernel knows no groups, and rounds what it returns to the dtype of its inputs.
+    """
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     wide = torch.promote_types(q.dtype, torch.float32)
     return q.to(wide), k.to(wide), v.to(wide)

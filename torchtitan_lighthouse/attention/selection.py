@@ -32,13 +32,13 @@ class Selection(NamedTuple):
 def entries_in_order(
     selection: Selection, config: LighthouseConfig, seq_len: int
 ) -> tuple[Tensor, Tensor]:
-    """What a selection of ``seq_len`` tokens gathers, slot by slot.
+    """List the entries that a selection of ``seq_len`` tokens gathers, slot by slot.
 
     Returns:
         The level of each slot's entry and its index within that level: int64 [B, H, S] each.
     """
     nodes, slots = selection
-    # One slot more than there are takes the entries that are not gathered.
+    # One slot more than there are: it takes the entries that are not gathered.
     level, index = (
         nodes.new_empty(*nodes.shape[:2], slots + 1, dtype=torch.int64) for _ in range(2)
     )
@@ -51,7 +51,7 @@ def entries_in_order(
 
 
 def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -> Selection:
-    """Choose the entries to expand, coarse to fine and tile by tile, and put them in post-order.
+    """Select the entries to expand, coarse to fine and tile by tile (paper, section 3.2).
 
     An entry's score is the maximum over its window. In each tile and at each level above 0, the
     m/2 candidates with the highest query scores are expanded, then the m/2 of the rest with the
@@ -63,10 +63,10 @@ def select(query_scores: Tensor, key_scores: Tensor, config: LighthouseConfig) -
             as -infinity, so that any scores give a whole selection.
 
     Returns:
-        The selection of each head, S entries long.
+        The gathered entries of each head, S of them, in post-order.
 
     Raises:
-        ValueError: the pyramid does not fit N or has one level, or the two shapes differ.
+        RefusalError: the pyramid does not fit N or has one level, or the two shapes differ.
     """
     if config.levels == 1:
         raise RefusalError("levels=1 is dense attention, with nothing to select; use 2 or more")

@@ -9,7 +9,7 @@ VOCAB_SIZE = 320
 
 
 def encode(text: str) -> list[int]:
-    """The ids of ``text``, 0 to 255: one per byte of UTF-8.
+    """Return the ids of ``text``, 0 to 255: one per byte of UTF-8.
 
     Bytes of a file that are no UTF-8 reach it as surrogate escapes (Python's ``surrogateescape``)
     and come out as the very bytes of the file.
@@ -18,5 +18,5 @@ def encode(text: str) -> list[int]:
 
 
 def decode(tokens: Iterable[int]) -> str:
-    """The text of any ids: those above 255 stand for none, and what is no UTF-8 is U+FFFD."""
+    """Return the text of any ids; those above 255 are left out, invalid UTF-8 becomes U+FFFD."""
     return bytes(t for t in tokens if 0 <= t < 256).decode("utf-8", "replace")

@@ -36,7 +36,7 @@ class Corpus:
     sections: list[Section]
 
     def stream(self, part: Part) -> IterableDataset:
-        """The documents of a part, unread, for ``read_document``.
+        """Stream the documents of one part of the corpus, unread, for ``read_document``.
 
         Raises:
             RefusalError: there is too little to hold anything out.
@@ -52,14 +52,14 @@ class Corpus:
         return IterableDataset(ExamplesIterable(documents, {"sections": sections}))
 
     def fingerprint(self) -> str:
-        """What a position in the corpus depends on: each section's file, place and turn."""
+        """Digest what a position in the corpus depends on: each section's file, place and order."""
         root, digest = Path(self.path), hashlib.sha256()
         for path, *rest in self.sections:
             digest.update(repr((str(Path(path).relative_to(root)), *rest)).encode())
         return digest.hexdigest()[:16]
 
     def summary(self) -> str:
-        """What is read and what is left out, by reader and by reason, in one line."""
+        """Say in one line what is read, by reader, and what is left out, by reason."""
         read = [
             f"{reader} {_count(files)} ({_names(files)})"
             for reader in Reader
@@ -72,7 +72,7 @@ class Corpus:
         return f"{self.path}: read {', '.join(read)}; left out {', '.join(left_out) or 'nothing'}"
 
     def doubts(self) -> list[str]:
-        """What the user may not have meant."""
+        """Say what the user may not have meant, one sentence for each doubt."""
         readers = {file.reader for file in self.listing.files}
         left_out = self.listing.left_out
         doubts = []
@@ -88,7 +88,7 @@ class Corpus:
 
 @cache
 def local_corpus(path: str) -> Corpus:
-    """The text, JSON lines and parquet under ``path``, itself a file or a folder.
+    """Read text, JSON lines and parquet from ``path``, a file or a folder.
 
     Hidden and binary files are left out. A launch looks once, so that its training and held-out
     parts are of the same files.
@@ -102,7 +102,7 @@ def local_corpus(path: str) -> Corpus:
 
 @cache
 def local_text_corpus(path: str) -> Corpus:
-    """Every file under ``path`` that is neither hidden nor binary, as the text it is.
+    """Read every file under ``path`` that is neither hidden nor binary as plain text.
 
     Raises:
         RefusalError: as ``local_corpus`` does.

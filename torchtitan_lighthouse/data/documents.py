@@ -42,7 +42,7 @@ class Share(NamedTuple):
     workers: int
 
     def documents(self, sections: list[Section]) -> Iterator[Unread]:
-        """Those of the first epoch, as ``datasets`` shares sections out."""
+        """Yield the documents of the first epoch, as ``datasets`` shares out the sections."""
         first, step = 0, 1
         if len(sections) % self.ranks == 0:
             sections = sections[self.rank :: self.ranks]
@@ -53,7 +53,7 @@ class Share(NamedTuple):
 
 
 def read_document(sample: dict[str, Unread]) -> str:
-    """The text of one sample of ``documents``.
+    """Read the text of one sample of ``documents``.
 
     Bytes of text files that are no UTF-8 become surrogate escapes; those of rows become U+FFFD.
 
@@ -86,7 +86,7 @@ def _json_documents(section: Section) -> Iterator[Unread]:
 
 
 def _open(section: Section) -> BinaryIO:
-    """The file of a section of bytes.
+    """Open the file of a section of bytes.
 
     Raises:
         RefusalError: it is not what was looked at when the corpus was cut.
@@ -116,7 +116,7 @@ def _parquet_documents(section: Section) -> Iterator[Unread]:
 
 
 def _rows(parquet: pq.ParquetFile, group: int, first: int, last: int) -> Iterator[Unread]:
-    """The rows ``first`` to ``last`` of a row group, but for those without a text."""
+    """Yield the rows ``first`` to ``last`` of a row group, without those that have no text."""
     position = 0
     for batch in parquet.iter_batches(row_groups=[group], columns=["text"]):
         if position >= last:

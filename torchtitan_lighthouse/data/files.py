@@ -31,10 +31,13 @@ class LeftOut:
 
 @dataclass
 class Listing:
+    """What ``list_files`` has found: the files to read, and by its reason what is left out."""
+
     files: list[CorpusFile] = field(default_factory=list)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
 
     def leave_out(self, path: Path, reason: str, size: int = 0) -> None:
+        """Count a file, of ``size`` bytes, as left out."""
         entry = self.left_out.setdefault(reason, LeftOut(path))
         entry.files += 1
         entry.size += size
@@ -82,7 +85,7 @@ class _Walk:
         self._seen: set[tuple[int, int]] = set()
 
     def files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-        """The regular files among ``paths`` and below the folders among them."""
+        """Yield the regular files among ``paths`` and below the folders among them."""
         folders = []
         for path in paths:
             if (status := self._status(path)) is None:
@@ -98,7 +101,7 @@ class _Walk:
             yield from self.files(self._entries(folder))
 
     def _status(self, path: Path) -> os.stat_result | None:
-        """What ``path`` leads to; None if that is nothing, or was met before."""
+        """Return the status of what ``path`` leads to; None if it is missing or was met before."""
         try:
             status = path.stat()
         except OSError as error:

@@ -15,6 +15,8 @@ BEGINNING = 8192  # bytes; git looks for a NUL in as many
 
 
 class Reader(StrEnum):
+    """How the text of a file is read."""
+
     TEXT = "text"
     JSON_LINES = "JSON lines"
     PARQUET = "parquet"
@@ -51,7 +53,7 @@ _WAYS_ON = (
 
 
 def reader_of(file: Path) -> Reader | None:
-    """The reader for a regular file that is not empty; None for a binary file of no known kind.
+    """Choose the reader of a regular file that is not empty; None for an unknown binary file.
 
     Raises:
         RefusalError: it holds what may be meant as text in a form that is not read here.
@@ -86,13 +88,13 @@ def reader_of(file: Path) -> Reader | None:
 
 
 def is_binary(file: Path) -> bool:
-    """Whether there is a NUL byte among the first 8,192, git's rule."""
+    """Whether a file has a NUL byte among its first 8,192, which is git's rule."""
     with file.open("rb") as stream:
         return b"\0" in stream.read(BEGINNING)
 
 
 def read_row(line: bytes, path: str, position: int) -> str:
-    """The text of one JSON line.
+    """Return the text of one JSON line.
 
     Raises:
         RefusalError: it is no JSON object with a string under ``text``.

@@ -39,7 +39,7 @@ class Section(NamedTuple):
 
 
 def cut(files: Iterable[CorpusFile]) -> list[Section]:
-    """The sections of a corpus, in the order of the first epoch.
+    """Cut a corpus into sections, in the order of the first epoch.
 
     Raises:
         RefusalError: a parquet file cannot be read, or has no text.
@@ -57,7 +57,7 @@ def cut(files: Iterable[CorpusFile]) -> list[Section]:
 
 
 def part_of(sections: list[Section], part: Part) -> list[Section]:
-    """The part that is trained on, or what is held out of it: nothing of a very small corpus."""
+    """Return the sections to train on, or those held out: none of a very small corpus."""
     if len(sections) < FEWEST_TO_HOLD_OUT:
         return sections if part == "training" else []
     every = min(_HELD_OUT_EVERY, len(sections))
@@ -70,7 +70,7 @@ def part_of(sections: list[Section], part: Part) -> list[Section]:
 
 
 def line_start(stream: BinaryIO, position: int, search: int = -1) -> int:
-    """The first line start at or after ``position``, or the end of the search for one.
+    """Find the first line start at or after ``position``, or the end of the search for one.
 
     Args:
         search: bytes to search; -1 for as many as it takes.

@@ -34,7 +34,7 @@ _FLOAT32 = 4
 
 
 class Tensors(NamedTuple):
-    """Bytes, by the part of the block that they belong to."""
+    """The bytes of a block's tensors, by the part of the block that they belong to."""
 
     input: int
     attention: int
@@ -72,7 +72,7 @@ class Block:
     one_gather: bool = False
 
     def tensors(self, tokens: int, rows: int) -> Tensors:
-        """What the block keeps without checkpointing.
+        """Count the bytes that the block keeps without checkpointing.
 
         Args:
             tokens: T.
@@ -96,7 +96,7 @@ class Block:
         )
 
     def kept(self, tokens: int, rows: int, checkpointing: Checkpointing) -> Tensors:
-        """What the block keeps from its forward to its backward.
+        """Count the bytes that the block keeps from its forward to its backward.
 
         "attention" saves SDPA's output; a compiled ring all that its backward reads. "op" saves the
         gathered rows too, and every second matrix product: those of wq, wv, w1 and w2.
@@ -124,7 +124,7 @@ class Block:
         return Tensors(everything.input, attention, feed_forward)
 
     def backward(self, tokens: int, rows: int, checkpointing: Checkpointing) -> int:
-        """What the backward needs at its peak, beside what the block kept."""
+        """Count the bytes that the backward needs at its peak, beside what the block kept."""
         tensors = self.tensors(tokens, rows)
         recomputed = sum(tensors) - sum(self.kept(tokens, rows, checkpointing))
         of_output = self._residual(tokens)
@@ -135,7 +135,7 @@ class Block:
         return recomputed + of_output + max(in_ffn, in_attention)
 
     def _attention_gradients(self, tokens: int, rows: int) -> int:
-        """Those of its output and of q, k and v, and what RoPE or the ring works in."""
+        """Count the gradients of q, k, v and the output, and what RoPE or the ring works in."""
         gradients = self._width(2 * self.query + 2 * self.key, tokens)
         rope = (
             self._width(self.query, tokens) if self.compiled else 4 * _FLOAT32 * tokens * self.query
@@ -143,7 +143,7 @@ class Block:
         return gradients + max(rope, self._across_ranks(rows))
 
     def _across_ranks(self, rows: int) -> int:
-        """What attention across ranks holds beside the gradients of one rank's q, k and v."""
+        """Count what attention across ranks holds beside the gradients of one rank's q, k, v."""
         if self.context_parallel == 1:
             return 0
         keys_and_values = 2 * rows * self.key
@@ -158,7 +158,7 @@ class Block:
         return sums + self._gathered(rows) + sent_and_received + around
 
     def _of_all_ranks(self, rows: int) -> int:
-        """k and v of the ranks that share a sequence, where the ring gathers them."""
+        """Count k and v of the ranks that share a sequence, where the ring gathers them."""
         if not self._has_ring or not self.all_gathers:
             return 0
         return self.context_parallel * self._width(2 * self.key, rows)
@@ -171,7 +171,7 @@ class Block:
         return tokens * self.dim * self.residual_element // self.tensor_parallel
 
     def _gathered(self, rows: int) -> int:
-        """q, k and v."""
+        """Count the rows of q, k and v that attention reads."""
         return self._width(self.query + 2 * self.key, rows)
 
     def _width(self, width: int, rows: int) -> int:

@@ -24,13 +24,16 @@ _RESERVED = 9 / 8
 
 
 def peaks(stages: Iterable[Layout], seq_len: int) -> dict[str, int]:
-    """A job's peak, in its largest stage, with each of ``FORMS``: bytes per GPU."""
+    """Estimate a job's peak, in its largest stage, with each of ``FORMS``: bytes per GPU."""
     layouts = list(stages)
     return {form: max(_peak(layout, seq_len, form) for layout in layouts) for form in FORMS}
 
 
 def fastest(of_forms: dict[str, int], limit: float) -> str | None:
-    """The first form that fits in ``limit`` bytes with what the allocator reserves; None: none."""
+    """Return the first form that fits in ``limit`` bytes, what the allocator reserves included.
+
+    None if none does.
+    """
     return next((form for form, size in of_forms.items() if _RESERVED * size <= limit), None)
 
 

@@ -19,7 +19,7 @@ counted. The reported MFU is then a lower bound on what the device does.
 def attention_flops_saved(
     *, seq_len: int, sub_sequence_length: int, width: int, layers: int
 ) -> int:
-    """FLOPs per token that ``layers`` layers save by attending over S instead of N.
+    """Count the FLOPs per token that ``layers`` layers save by attending over S instead of N.
 
     Args:
         seq_len: N, tokens.

@@ -13,7 +13,7 @@ _COMPLEX64 = 8  # bytes
 
 @dataclass(frozen=True)
 class Layout:
-    """A Llama-3 of so many numbers on so many ranks.
+    """The sizes of a Llama-3 and of its training, and the ranks that it is divided among.
 
     Attributes:
         dim, heads, kv_heads, head_dim, ffn, vocab: widths of the model.
@@ -28,8 +28,8 @@ class Layout:
         one_gather: whether context parallel has no ring (see ``attention.all_gather``).
         reshards: whether FSDP frees gathered weights after a block's forward.
         splits_loss: whether tensor-parallel ranks divide the logits among themselves.
-        weight_size: bytes an element of the parameters, the optimizer and the gradients.
-        low_precision_size: bytes an element under mixed precision.
+        weight_size: bytes per element of the parameters, the optimizer and the gradients.
+        low_precision_size: bytes per element under mixed precision.
         compiled, compiled_loss: whether the blocks and the loss are under ``torch.compile``.
     """
 
@@ -59,19 +59,22 @@ class Layout:
 
     @property
     def ranks(self) -> int:
+        """The ranks of the job, one to a GPU."""
         return self.replicas * self.weight_shards * self.tensor_parallel
 
     @property
     def weight_shards(self) -> int:
-        """The ranks among which FSDP divides the weights: those that share a sequence are too."""
+        """The ranks that FSDP divides the weights among, those that share a sequence included."""
         return self.shards * self.context_parallel
 
     @property
     def uses_fsdp(self) -> bool:
+        """Whether FSDP divides the weights."""
         return self.weight_shards > 1
 
     @property
     def uses_ddp(self) -> bool:
+        """Whether DDP replicates the model."""
         return self.replicas > 1 and not self.uses_fsdp
 
     @property
@@ -81,7 +84,7 @@ class Layout:
 
     @property
     def element(self) -> int:
-        """Bytes an element of what blocks compute.
+        """Bytes per element of what blocks compute.
 
         torchtitan has mixed precision by FSDP, else by autocast, which leaves the residual stream
         as precise as the weights are; beside tensor parallelism alone it has none.
@@ -91,6 +94,7 @@ class Layout:
 
     @property
     def residual_element(self) -> int:
+        """Bytes per element of the residual stream."""
         return self.element if self.uses_fsdp else self.weight_size
 
     @property
@@ -107,12 +111,12 @@ class Layout:
 
     @property
     def output_weights(self) -> int:
-        """Those of the output, and of the embedding too."""
+        """Parameters of the output on one tensor-parallel rank; the embedding has as many."""
         return self.vocab * self.dim // self.tensor_parallel
 
     @property
     def weights(self) -> int:
-        """All of them."""
+        """All parameters on one tensor-parallel rank, before FSDP divides them."""
         layers = len(self.checkpointing) * self.block_weights
         return layers + 2 * self.output_weights + self.dim // self.tensor_parallel
 
@@ -140,11 +144,11 @@ class Layout:
         )
 
     def tokens(self, seq_len: int) -> int:
-        """What a rank has of a batch."""
+        """The tokens of a batch that one rank has."""
         return self.local_batch_size * seq_len // self.context_parallel
 
     def attention_rows(self, seq_len: int) -> list[int]:
-        """What attention sees in each layer: the tokens, or the entries that they are pooled to.
+        """The rows that attention sees in each layer: tokens, or the entries they are pooled to.
 
         Raises:
             RefusalError: the pyramid does not fit ``seq_len``.
@@ -169,7 +173,7 @@ class Layout:
 
 
 def checkpointing_of(layer: int, mode: str, option: str) -> Checkpointing:
-    """What a layer keeps, in torchtitan's way of reading ``activation_checkpoint``.
+    """Return what a layer keeps, reading ``activation_checkpoint`` as torchtitan does.
 
     Args:
         layer: its number, from 0.

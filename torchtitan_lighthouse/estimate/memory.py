@@ -35,12 +35,12 @@ class Peak(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes."""
+        """All parts together, in bytes."""
         return sum(self.parts.values())
 
 
 def peak(layout: Layout, seq_len: int) -> Peak:
-    """The peak of a stage.
+    """Estimate the peak of one stage of a job, on one GPU.
 
     Raises:
         RefusalError: the pyramid does not fit ``seq_len``.
@@ -49,9 +49,9 @@ def peak(layout: Layout, seq_len: int) -> Peak:
 
 
 def largest_seq_len(stages: Iterable[Layout], limit: int) -> int:
-    """The longest sequence that fits in ``limit`` bytes in every stage, all else unchanged.
+    """Find the longest sequence that fits in ``limit`` bytes in every stage, all else unchanged.
 
-    0 if not even the shortest that the pyramid takes fits.
+    In tokens; 0 if not even the shortest that the pyramid takes fits.
 
     Args:
         stages: the layouts of one job.
@@ -87,7 +87,7 @@ def _moments(layout: Layout, seq_len: int) -> Iterator[Peak]:
     casts = [_kept_casts(layout, mode) for mode in modes]
 
     def moment(name: str, layers: int, weights: int, done: int, **parts: int) -> Peak:
-        """``layers`` blocks keep tensors, ``weights`` are in use, ``done`` have gradients."""
+        """When ``layers`` blocks keep tensors, ``weights`` are in use, ``done`` have gradients."""
         held = _held(layout, seq_len, done)
         held["copies of weights"] = _in_use(layout, weights) + sum(casts[:layers])
         for part in Tensors._fields:
@@ -107,7 +107,7 @@ def _moments(layout: Layout, seq_len: int) -> Iterator[Peak]:
 
 
 def _held(layout: Layout, seq_len: int, done: int) -> Counter[str]:
-    """Parameters, optimizer and gradients, those of ``done`` weights of the last batch."""
+    """Count parameters, optimizer and gradients, of which the last batch has made ``done``."""
     shard = layout.weights // layout.weight_shards * layout.weight_size
     held = Counter({"parameters and RoPE": shard + seq_len * layout.rope_row})
     held["optimizer"] = 2 * shard
@@ -119,7 +119,7 @@ def _held(layout: Layout, seq_len: int, done: int) -> Counter[str]:
 
 
 def _in_use(layout: Layout, weights: int) -> int:
-    """Autocast's copies of the weights in use, or what FSDP gathers of them and reduces.
+    """Count autocast's copies of the weights in use, or what FSDP gathers of them and reduces.
 
     FSDP gathers the next block too, and reduces in float32.
     """
@@ -130,12 +130,12 @@ def _in_use(layout: Layout, weights: int) -> int:
 
 
 def _kept_casts(layout: Layout, mode: Checkpointing) -> int:
-    """Autocast's copies of the weights, which a block that is not checkpointed keeps."""
+    """Count autocast's copies of the weights, which a block without checkpointing keeps."""
     return layout.block_weights * layout.element if layout.casts and mode == "none" else 0
 
 
 def _loss(layout: Layout, tokens: int) -> int:
-    """The logits and their gradient, and the last norm's input and output.
+    """Count the logits and their gradient, and the last norm's input and output.
 
     Compiled, both are of the model's precision. Otherwise the cross entropy's backward has three
     float32 tensors of that size: log-probabilities and two gradients.

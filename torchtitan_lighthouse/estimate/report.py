@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 def peaks_by_stage(stages: Mapping[str, Layout], seq_len: int) -> str:
-    """The parts of each stage's peak, one a line.
+    """List the parts of each stage's peak, one per line.
 
     Args:
         stages: the layouts of a job by their stages' names.
@@ -19,7 +19,7 @@ def peaks_by_stage(stages: Mapping[str, Layout], seq_len: int) -> str:
 
 
 def fitting(stages: Mapping[str, Layout], seq_len: int, gpu_gib: float) -> str:
-    """The activation checkpointing and the sequence length that fit a GPU of so much memory."""
+    """Say which activation checkpointing and which sequence length fit a GPU of ``gpu_gib``."""
     forms = _checkpointing(peaks(stages.values(), seq_len), gpu_gib)
     longest = largest_seq_len(stages.values(), int(gpu_gib * GIB))
     found = f"largest seq_len is {longest:,}" if longest else "no seq_len fits"
@@ -35,7 +35,7 @@ def _parts(stage: str, layout: Layout, seq_len: int) -> str:
 
 
 def _checkpointing(of_forms: dict[str, int], gpu_gib: float) -> str:
-    """The peak of each form, one a line, and the options of the fastest that fits."""
+    """List the peak of each form, one per line, and the options of the fastest that fits."""
     lines = ["Activation checkpointing, the fastest first: GiB per GPU at the peak"]
     lines += [f"{size / GIB:10.2f}  {form}" for form, size in of_forms.items()]
     form = fastest(of_forms, gpu_gib * GIB)

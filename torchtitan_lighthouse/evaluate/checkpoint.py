@@ -15,7 +15,7 @@ from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 
 def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
-    """The job that saved ``<dump folder>/<checkpoint folder>/step-N``.
+    """Read the job that saved ``<dump folder>/<checkpoint folder>/step-N``.
 
     ``model.hf_assets_path`` is what the checkpoint itself keeps of that folder, if it does.
 
@@ -43,7 +43,7 @@ def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
 def load_trained(
     checkpoint: Path, job_config: JobConfig, *, seq_len: int, device: torch.device
 ) -> Transformer:
-    """The weights of a checkpoint of either stage in torchtitan's own model, in float32.
+    """Load a checkpoint of either stage into torchtitan's own model, in float32.
 
     Args:
         job_config: the job that saved it (see ``job_of``).
@@ -58,7 +58,7 @@ def load_trained(
 
 
 def empty_model(args: LighthouseModelArgs, device: torch.device) -> Transformer:
-    """torchtitan's model with its table of RoPE, which is in no checkpoint."""
+    """Build torchtitan's model, with its RoPE table, which no checkpoint has."""
     with torch.device("meta"):
         model = Transformer(args)
     model.to_empty(device=device)

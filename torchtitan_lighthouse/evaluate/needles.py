@@ -70,7 +70,7 @@ class Needles(Prompts):
         return answer, torch.tensor(rows)
 
     def _question(self, key: str, value: str) -> tuple[list[int], list[int]]:
-        """The tokens of the question, and those that follow them where the answer does."""
+        """Return the tokens of the question, and those of the answer after it."""
         question = self._encode(QUESTION.format(key=key))
         whole = self._encode(f"{QUESTION.format(key=key)} {value}")
         if whole[: len(question)] != question:
@@ -78,7 +78,7 @@ class Needles(Prompts):
         return question, whole[len(question) :]
 
     def _hay(self, rng: random.Random, others: list[str], room: int) -> list[list[int]]:
-        """Pieces between which a needle can be, of ``room`` tokens in all."""
+        """Make the pieces between which a needle can be, of ``room`` tokens in all."""
         keys = FORMS[self.form].keys
         pieces: list[list[int]] = []
         left = room
@@ -106,7 +106,7 @@ def _number(rng: random.Random) -> str:
 
 
 def number_found(greedy: Greedy) -> Found:
-    """A number is found where the model gives the whole of it."""
+    """Count a number as found where the model gives the whole of it."""
 
     def found(rows: torch.Tensor, answer: list[int]) -> torch.Tensor:
         # Greedy decoding gives the answer if each of its tokens is the likeliest after the last.

@@ -68,7 +68,7 @@ class Haystack(Prompts):
 
 
 def digit_found(last_logits: LastLogits, digits: list[int]) -> Found:
-    """A digit is found where it is the likeliest of the ten, of these tokens, after the cue."""
+    """Count a digit as found where its token is the likeliest of the ten ``digits``."""
 
     def found(rows: torch.Tensor, digit: int) -> torch.Tensor:
         return last_logits(rows)[:, digits].argmax(-1) == digit

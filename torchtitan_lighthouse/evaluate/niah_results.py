@@ -26,7 +26,7 @@ class Results:
         self._records: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
 
     def find(self, asked: dict[str, Any]) -> dict[int, float]:
-        """The rates by depth; none if this was not asked before."""
+        """Return the rates by depth; none if this was not asked before."""
         for record in self._records:
             if asked.items() <= record.items():
                 return {int(depth): rate for depth, rate in record["rates"].items()}
@@ -44,7 +44,7 @@ class Results:
 
 
 def table(title: str, rates: Rates) -> str:
-    """A line for each depth, a column for each length."""
+    """Tabulate rates: a line for each depth, a column for each length."""
     rows = [("depth", *(f"{length:,}" for length in rates))]
     rows += [(f"{depth}%", *(f"{rates[n][depth]:.2f}" for n in rates)) for depth in DEPTHS]
     return f"{title}\n\n{markdown(rows)}"

@@ -13,7 +13,7 @@ Greedy = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def last_logits_of(model: nn.Module, dtype: torch.dtype) -> LastLogits:
-    """torchtitan's model under autocast to ``dtype``; only the last position's logits are made.
+    """Run torchtitan's model under autocast to ``dtype``, for the last position's logits alone.
 
     The model is changed: its ``output`` is taken from it.
     """
@@ -22,7 +22,7 @@ def last_logits_of(model: nn.Module, dtype: torch.dtype) -> LastLogits:
 
 
 def greedy_of(model: nn.Module, dtype: torch.dtype) -> Greedy:
-    """As ``last_logits_of``, for the likeliest token after each of the last n."""
+    """Do as ``last_logits_of``, for the likeliest token after each of the last n."""
     last = _last_of(model, dtype)
     return lambda tokens, n: last(tokens, n).argmax(-1)
 

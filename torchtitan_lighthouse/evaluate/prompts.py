@@ -46,11 +46,11 @@ class Prompts(ABC):
 
     @abstractmethod
     def asked(self) -> dict[str, object]:
-        """What the rates depend on beside length, trials and seed."""
+        """Name what the rates depend on beside length, trials and seed."""
 
     @abstractmethod
     def _trial(self, trial: int, rng: random.Random) -> Trial:
-        """The trial of a number, from 0."""
+        """Make the trial of this number, counted from 0."""
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_bos=False, add_eos=False)[self._added :]
@@ -63,7 +63,7 @@ def retrieval_rates(
     batch_tokens: int,
     progress: Callable[[Prompts], Iterable[Trial]] = iter,
 ) -> dict[int, float]:
-    """The share of the trials, for each of ``DEPTHS``, in which a model finds the answer.
+    """Measure, for each of ``DEPTHS``, the share of the trials in which a model finds the answer.
 
     Args:
         batch_tokens: tokens that the model is given at once; a single prompt may be longer.

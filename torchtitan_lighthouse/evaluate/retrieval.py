@@ -18,7 +18,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 
 def haystack(model: Trained, form: str, length: int, *, trials: int, seed: int) -> Prompts:
-    """The prompts of one form and length, which the model must have been trained at.
+    """Make the prompts of one form and length, which the model must have been trained at.
 
     Raises:
         RefusalError: it is not, or the form takes no such length or trials.
@@ -35,7 +35,7 @@ def haystack(model: Trained, form: str, length: int, *, trials: int, seed: int) 
 def evaluate(
     model: Trained, haystacks: list[Prompts], results: Results, batch_tokens: int
 ) -> Rates:
-    """The rates of one model; those that ``results`` lacks are measured and added to it.
+    """Return one model's rates, measuring those that ``results`` lacks and adding them to it.
 
     Args:
         haystacks: prompts of one form.
@@ -63,7 +63,7 @@ def _found(model: nn.Module, dtype: torch.dtype, prompts: Prompts) -> Found:
 
 
 def _question(model: Trained, haystack: Prompts) -> dict[str, Any]:
-    """All that the rates depend on. A retrained checkpoint is another one."""
+    """Name all that the rates depend on. A retrained checkpoint is another one."""
     return {
         "checkpoint": str(model.path),
         "saved": model.saved,

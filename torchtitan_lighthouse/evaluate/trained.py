@@ -21,36 +21,37 @@ from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAda
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A checkpoint of either stage."""
+    """A run's checkpoint, of either stage."""
 
     path: Path
     job_config: JobConfig
 
     @property
     def name(self) -> str:
-        """The run and the step."""
+        """The run and the step, for titles."""
         return f"{self.path.parents[1].name}, {self.path.name}"
 
     @property
     def saved(self) -> float:
-        """When, so that a retrained checkpoint is another one."""
+        """When it was saved, in Unix seconds, so that a retrained checkpoint is another one."""
         return (self.path / ".metadata").stat().st_mtime
 
     @property
     def seq_len(self) -> int:
-        """The longest sequence that it was trained at."""
+        """The length, in tokens, that it was trained at."""
         return self.job_config.training.seq_len
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its forward pass was trained in."""
+        """The dtype of its forward pass in training."""
         return TORCH_DTYPE_MAP[self.job_config.training.mixed_precision_param]
 
     def tokenizer(self) -> BaseTokenizer:
+        """Build the tokenizer that it was trained with."""
         return build_tokenizer(self.job_config)
 
     def load(self, seq_len: int, device: torch.device) -> Transformer:
-        """The model under dense SDPA, its weights in float32, for up to ``seq_len`` tokens."""
+        """Load the model, under dense SDPA and in float32, for up to ``seq_len`` tokens."""
         return load_trained(self.path, self.job_config, seq_len=seq_len, device=device)
 
 
@@ -75,7 +76,7 @@ class TrainedFolder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the weights."""
+        """The dtype of the weights."""
         config = read_object(self.path / "config.json")
         name = config.get("dtype") or config.get("torch_dtype") or "float32"
         return getattr(torch, name)
@@ -98,7 +99,7 @@ Trained = TrainedRun | TrainedFolder
 
 
 def open_trained(path: Path, job_file: Path | None = None) -> Trained:
-    """What is at ``path``; nothing of its weights is read but their headers.
+    """Open what is at ``path``, reading no more of its weights than their headers.
 
     Args:
         job_file: see ``job_of``.

@@ -56,7 +56,7 @@ def benchmark_run(
     gpus: int = 1,
     source: str | None = None,
 ) -> Run:
-    """A job up to step ``steps``, all in its first stage.
+    """Make the run of a job up to step ``steps``, all in its first stage.
 
     Checkpoints, validation and wandb are off unless ``options`` turn them on. The learning rates
     are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
@@ -87,7 +87,7 @@ def compared(
     common: Sequence[str] = (),
     gpus: int = 1,
 ) -> list[Benchmark]:
-    """Variants of one job, each compared to the first.
+    """Make the runs of variants of one job, each compared to the first.
 
     Args:
         named_options: of each the name, and its own options.
@@ -103,7 +103,7 @@ def compared(
 
 
 def measure(benchmark: Benchmark) -> Result:
-    """The figures of a finished run."""
+    """Read the figures of a finished run from its metrics."""
     records = read_metrics(benchmark.run.folder)
     trained = [record for record in records if record["started"] == records[-1]["started"]]
     timed = trained[benchmark.skip :]
@@ -116,7 +116,7 @@ def measure(benchmark: Benchmark) -> Result:
 
 
 def table(benchmarks: Iterable[Benchmark]) -> str:
-    """A line for each that is finished, with its speed-up over its baseline."""
+    """Tabulate the finished runs, each with its speed-up over its baseline."""
     finished = [benchmark for benchmark in benchmarks if is_finished(benchmark.run)]
     results = {benchmark.run.name: measure(benchmark) for benchmark in finished}
     rows = [("run", "tokens/s/GPU", "speed-up", "MFU %", "reserved GiB", "first loss", "last loss")]

@@ -10,7 +10,7 @@ CPU = "cpu"
 
 
 def find_devices(asked: str | None = None) -> list[str]:
-    """A name for each GPU, as ``CUDA_VISIBLE_DEVICES`` has them; ``CPU`` for each run without one.
+    """Name each GPU as ``CUDA_VISIBLE_DEVICES`` does; without one, ``CPU`` for each run at once.
 
     Args:
         asked: how many of them, or which: "2", "0,3", "3,"; by default all, and one run at a time
@@ -37,7 +37,7 @@ def find_devices(asked: str | None = None) -> list[str]:
 
 
 def environment(devices: list[str], at_once: int) -> dict[str, str]:
-    """What a process needs to use these devices alone, of ``at_once`` that may run."""
+    """Make the environment of a process that uses these devices alone, one of ``at_once``."""
     if CPU not in devices:
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
     threads = max(1, (os.cpu_count() or 1) // at_once)

@@ -42,7 +42,7 @@ class Variant:
     """Runs that differ in their seeds alone.
 
     Attributes:
-        seeds: none: the experiment's.
+        seeds: its own; where there are none, the experiment's.
         splits: the shares of the steps after which a dense tail begins.
         source: the variant from whose checkpoint it begins, at step ``at``.
         of_grid: whether it is a combination, which may be one that cannot be.
@@ -61,7 +61,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained, before it is known where to."""
+    """An experiment as its file describes it, whatever folder it is trained in."""
 
     config: Path
     variants: list[Variant]
@@ -72,7 +72,7 @@ class Experiment:
 
 
 def read_experiment(file: Path) -> Experiment:
-    """Read a TOML file.
+    """Read an experiment's TOML file.
 
     Raises:
         RefusalError: it cannot be read, or has a name that means nothing, or not those it needs.
@@ -109,7 +109,7 @@ def _variant(file: str, entry: dict[str, Any]) -> Variant:
 
 
 def _combinations(grid: dict[str, list[Any]]) -> Iterator[Variant]:
-    """Every choice of one value for each field of ``[lighthouse]``."""
+    """Yield a variant for each combination of the values of ``[grid]``."""
     for values in itertools.product(*grid.values()) if grid else ():
         chosen = dict(zip(grid, values, strict=True))
         name = "_".join(f"{option}-{_shown(value)}" for option, value in chosen.items())

@@ -40,11 +40,12 @@ COLUMNS = (
 
 
 def retrieval_columns(lengths: Iterable[int]) -> list[Column]:
+    """Return the columns of the passkey test, one for each length in tokens."""
     return [Column(f"passkeys, {length:,}", ".2f") for length in lengths]
 
 
 def figures(run: Run, records: Records) -> Figures:
-    """All that is known; None for what the run does not have."""
+    """Collect a run's figures by the columns' names; None for what the run does not have."""
     switch = summary.switch(records)
     stage_1 = [record for record in records if record["stage"] == "lighthouse"]
     rates = retrieval_means(run)
@@ -66,7 +67,7 @@ def figures(run: Run, records: Records) -> Figures:
 
 
 def sub_sequence_length(section: Lighthouse, seq_len: int) -> int | None:
-    """S; None without a Lighthouse stage.
+    """Return S, the gathered entries; None without a Lighthouse stage.
 
     Raises:
         RefusalError: the geometry does not fit the sequence.
@@ -77,7 +78,7 @@ def sub_sequence_length(section: Lighthouse, seq_len: int) -> int | None:
 
 
 def shown(values: Sequence[float | None], form: str) -> str:
-    """A value; of several the mean, and the least and the greatest; "-" if there is none."""
+    """Write a value; of several the mean, the least and the greatest; "-" if there is none."""
     there = [value for value in values if value is not None]
     if not there:
         return "-"

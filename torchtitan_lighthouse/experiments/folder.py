@@ -20,11 +20,12 @@ FINISHED_FILE = "finished"
 validation come after them."""
 
 _TAIL_BYTES = 1 << 16
-# What a run may differ in from what is asked: none of it changes a loss.
+# Sections in which a trained run may differ from the plan: none of them changes a loss.
 _FREE_SECTIONS = {"job", "comm", "metrics", "profiling"}
 
 
 def is_finished(run: Run) -> bool:
+    """Whether the run has been trained to its last step."""
     return (run.folder / FINISHED_FILE).exists()
 
 
@@ -70,7 +71,7 @@ def remove_unneeded(run: Run) -> None:
 
 
 def latest_records(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records in the metrics' last ``_TAIL_BYTES``, the last one first."""
+    """Read the records in the metrics' last ``_TAIL_BYTES``, the last one first."""
     path = folder / METRICS_FILE
     if not path.exists():
         return

@@ -14,7 +14,7 @@ _PAPER = "lighthouse_530m_98k"
 
 
 def paper_benchmarks(gpus: int, out: Path, overrides: Sequence[str] = ()) -> Iterator[Benchmark]:
-    """The runs, in an order in which they can be made.
+    """Plan the runs of the paper's configurations, in an order in which they can be made.
 
     Args:
         overrides: more options of the trainer, in every run.
@@ -30,16 +30,16 @@ class _Plan:
         self._gpus, self._out, self._overrides = gpus, out, overrides
 
     def side_by_side(self) -> Iterator[Benchmark]:
-        """Dense, and both settings of the scorer, all on the same tokens."""
+        """Plan dense attention and both settings of the scorer, all on the same tokens."""
         dilated = ["--lighthouse.scorer", "dilated", "--lighthouse.pooling_factor", "2"]
         yield self._benchmark("dense-98k", "dense_530m_98k", [])
         yield self._benchmark("norm-98k", _PAPER, [], "dense-98k")
         yield self._benchmark("dilated-98k", _PAPER, dilated, "dense-98k")
 
     def context_parallel(self) -> Iterator[Benchmark]:
-        """Sequences that GPUs share, dense and not."""
-        # A step of one sequence: another would only repeat it. A dense step of a million tokens
-        # takes more than a minute.
+        """Plan sequences that GPUs share, under dense and under Lighthouse attention."""
+        # Steps of one sequence, for accumulating more would only repeat the same work. A dense step
+        # of a million tokens takes more than a minute.
         one_sequence = ["--training.global_batch_size", "1"]
         for config, degree, batch, dense_steps in (
             (f"{_PAPER}_cp2", 2, [], (12, 4)),
@@ -53,8 +53,8 @@ class _Plan:
             yield self._benchmark(f"norm-{name}", config, options, dense)
 
     def resumed(self) -> Iterator[Benchmark]:
-        """A first stage up to a checkpoint, and from it the dense stage in two layouts."""
-        # The dataloader resumes with as many groups of ranks as have saved it.
+        """Plan a first stage up to a checkpoint, and from it the dense stage in two layouts."""
+        # Data resumes only on as many data-parallel ranks as have saved their position in it.
         groups = self._gpus // 2
         both = ["--training.global_batch_size", str(groups), "--lighthouse.steps", str(_SWITCH)]
         both += ["--checkpoint.enable", "--checkpoint.interval", str(_SWITCH)]
@@ -84,7 +84,7 @@ class _Plan:
         gpus: int | None = None,
         source: str | None = None,
     ) -> Benchmark:
-        """``steps``: the last one, and the leading ones that are not timed."""
+        """Make a run; ``steps`` are its last step and its leading ones that are not timed."""
         last, skip = steps
         run = benchmark_run(
             configs.path(config),

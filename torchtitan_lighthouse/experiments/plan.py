@@ -27,7 +27,7 @@ class Plan:
 
 
 def plan(experiment: Experiment, out: Path, seeds: Sequence[int] = ()) -> Plan:
-    """The runs of an experiment, all variants of a seed before the next seed's.
+    """Plan the runs of an experiment, all variants of a seed before the next seed's.
 
     Args:
         out: where the runs' folders will be.
@@ -92,9 +92,9 @@ class _Planner:
             )
 
     def run(self, variant: Variant, seed: int) -> Run:
-        """A variant of one seed.
+        """Make the run of a variant for one seed.
 
-        It has the learning rates of the whole number of steps: a first stage, too.
+        Its learning rates are those of all the job's steps, even if it is only a first stage.
         """
         job = self._jobs[variant.name]
         kept = frozenset(v.at for v in self.variants if v.source == variant.name)
@@ -133,7 +133,7 @@ def _name(variant: str, seed: int) -> str:
 
 
 def _parts(variant: Variant, steps: int) -> Iterator[Variant]:
-    """The variant; or, where it has splits, its first stage and the tails."""
+    """Yield the variant itself; or, where it has splits, its first stage and its dense tails."""
     if not variant.splits:
         yield variant
         return
@@ -171,7 +171,7 @@ def _check_text(job: JobConfig) -> None:
             )
 
 
-# Of those of a launch, the ones that need no checkpoint and read no text.
+# The checks of a launch that need no checkpoint and read no text.
 _CHECKS = (
     *(_check_text, check_model, check_validation, check_stages, check_schedule),
     check_attention,

@@ -27,7 +27,7 @@ class RunProcess:
     """
 
     def __init__(self, run: Run, devices: list[str], at_once: int) -> None:
-        """Starts it."""
+        """Start the process."""
         self.run, self.devices = run, devices
         self.trains = not is_finished(run)
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class RunProcess:
             )
 
     def has_ended(self) -> bool:
-        """Whether it has; a trainer that has ended well makes its run a finished one."""
+        """Whether it has ended; a trainer that has ended well makes its run a finished one."""
         if self._process.poll() is None:
             return False
         if self.trains and self.succeeded:
@@ -53,6 +53,7 @@ class RunProcess:
 
     @property
     def succeeded(self) -> bool:
+        """Whether it has ended with status 0."""
         return self._process.returncode == 0
 
     def terminate(self) -> None:
@@ -70,16 +71,18 @@ class RunProcess:
         self.has_ended()
 
     def last_lines(self) -> str:
+        """Return the last lines of the run's output."""
         return "".join(output_of(self.run).read_text().splitlines(True)[-_SHOWN_LINES:])
 
     def progress(self) -> str:
-        """The step, the stage and the loss."""
+        """Say how far the run is: the step, the stage and the loss."""
         if not self.trains:
             return "passkey retrieval"
         return training_progress(self.run.folder, self.run.steps)
 
 
 def output_of(run: Run) -> Path:
+    """Return the file that the run's output goes to."""
     return run.folder / OUTPUT_FILE
 
 
@@ -89,6 +92,7 @@ def is_done(run: Run) -> bool:
 
 
 def training_progress(folder: Path, steps: int) -> str:
+    """Say how far a training of ``steps`` steps is, by the metrics in its folder."""
     records = latest_records(folder)
     last = next(records, None)
     if last is None:

@@ -10,6 +10,7 @@ FOLDER = "niah"
 
 
 def retrieval_command(run: Run) -> list[str]:
+    """Return the command line that measures a finished run's retrieval."""
     assert run.passkeys is not None
     return [
         *(sys.executable, "-m", "torchtitan_lighthouse", "niah"),
@@ -20,12 +21,12 @@ def retrieval_command(run: Run) -> list[str]:
 
 
 def is_measured(run: Run) -> bool:
-    """Whether nothing is left to measure."""
+    """Whether no retrieval is left to measure for this run."""
     return run.passkeys is None or not set(run.passkeys.lengths) - set(retrieval_means(run))
 
 
 def retrieval_means(run: Run) -> dict[int, float]:
-    """The share of the passkeys that were found, over all depths, for each length measured."""
+    """Read the share of passkeys that were found, over all depths, for each measured length."""
     file = Path(run.folder, FOLDER, "niah.json")
     if run.passkeys is None or not file.exists():
         return {}

@@ -22,11 +22,11 @@ class Passkeys:
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training of an experiment.
 
     Attributes:
-        name: of its folder, and by which others name it.
-        variant: what it is a seed of.
+        name: the name of its folder, by which other runs refer to it.
+        variant: the variant that it trains, with ``seed``.
         folder: its dump folder.
         steps: the last step, whatever ``options`` say of it.
         gpus: how many it takes, with a process on each.
@@ -50,12 +50,13 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        """The trainer's."""
+        """The trainer's command-line arguments."""
         files = ["--job.config_file", str(self.config), "--job.dump_folder", str(self.folder)]
         return [*files, *self.options, "--training.steps", str(self.steps)]
 
     @property
     def command(self) -> list[str]:
+        """The command line that trains it, on ``gpus`` processes."""
         return [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc-per-node", str(self.gpus), "-m", "torchtitan_lighthouse.train"),
@@ -64,7 +65,7 @@ class Run:
 
     @cached_property
     def job(self) -> JobConfig:
-        """What the trainer will read.
+        """The job as the trainer will read it.
 
         Raises:
             RefusalError: an unknown field, or a wrong type in ``[lighthouse]``.
@@ -73,11 +74,12 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
         return self.folder / self.job.checkpoint.folder
 
 
 def choose(runs: Sequence[Run], names: Sequence[str] | None) -> list[Run]:
-    """The runs of these names or variants, and those that they begin from; without names all.
+    """Choose the runs of these names or variants, and those they begin from; without names all.
 
     Raises:
         RefusalError: there is none of a name.

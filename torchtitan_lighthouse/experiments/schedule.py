@@ -26,9 +26,9 @@ class Outcome:
     """What has become of the runs that were asked for.
 
     Attributes:
-        unfinished: why, by name.
-        stopped: what has ended the trainers before they were; None where nothing has.
-        signal: the number of the signal that has; 0 without one.
+        unfinished: why a run is unfinished, by its name.
+        stopped: what has stopped the trainers early; None where nothing has.
+        signal: the number of the signal that has stopped them; 0 without one.
     """
 
     unfinished: dict[str, str] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def status(self) -> int:
-        """What the process is to end with."""
+        """The exit status of the process."""
         if self.signal:
             return 128 + self.signal
         if not self.unfinished:
@@ -45,7 +45,7 @@ class Outcome:
         return TIME_OVER if self.stopped else FAILED
 
     def summary(self) -> str:
-        """What is not there and why, and what to do."""
+        """Say what is unfinished and why, and what to do."""
         lines = [f"{name}: {why}" for name, why in self.unfinished.items()]
         reason = f"Stopped, as {self.stopped}: repeat" if self.stopped else "Repeat"
         return "\n".join([*lines, f"{reason} the command to continue"]) + "\n"
@@ -58,7 +58,7 @@ def train_all(runs: Sequence[Run], devices: Sequence[str], minutes: float | None
     SIGINT, SIGTERM and SIGHUP end all of them, each after a last checkpoint.
 
     Args:
-        minutes: after which they are ended so, too.
+        minutes: after them the runs are stopped in the same way.
 
     Raises:
         RefusalError: a run takes more devices than there are, or its folder is of another job.
@@ -79,7 +79,7 @@ def train_all(runs: Sequence[Run], devices: Sequence[str], minutes: float | None
                 time.sleep(_POLL_SECONDS)
         finally:
             schedule.terminate()
-    # A second signal ends this process at once, and the trainers when they have saved.
+    # A second signal ends this process at once; the trainers still save and end.
     if received:
         schedule.outcome.signal = received[0]
         schedule.outcome.stopped = signal.Signals(received[0]).name
@@ -97,6 +97,7 @@ class _Schedule:
         self._shown = time.monotonic()
 
     def is_busy(self) -> bool:
+        """Whether runs are waiting or in progress."""
         return bool(self._waiting or self._running)
 
     def advance(self) -> None:
@@ -119,6 +120,7 @@ class _Schedule:
             self.show()
 
     def terminate(self) -> None:
+        """Ask all processes to end."""
         for process in self._running:
             process.terminate()
 
@@ -133,7 +135,7 @@ class _Schedule:
             self.outcome.unfinished[run.name] = "not begun"
 
     def show(self) -> None:
-        """A line for each that runs."""
+        """Print a line for each run in progress."""
         self._shown = time.monotonic()
         for process in self._running:
             _say(process.run, process.progress())

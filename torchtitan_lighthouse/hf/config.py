@@ -35,8 +35,8 @@ _INTEGERS = (
     "max_position_embeddings",
 )
 
-# What torchtitan's Llama-3 is, for keys that would make another model of it. The value None stands
-# for a key that is absent, null or false.
+# Keys that could make another model of it, each with its value in torchtitan's Llama-3 and why.
+# None stands for a key that is absent, null or false.
 _MUST_BE: dict[str, tuple[Any, str]] = {
     "hidden_act": ("silu", "the activation of torchtitan's Llama-3"),
     "attention_bias": (None, "torchtitan's Llama-3 has no biases"),
@@ -51,7 +51,7 @@ _MUST_BE: dict[str, tuple[Any, str]] = {
 
 
 def read_config(folder: Path) -> HFLlama:
-    """The sizes of the model in a folder.
+    """Read the sizes of the model in a folder.
 
     Raises:
         RefusalError: no folder or config.json, or a model that torchtitan's Llama-3 is not; the

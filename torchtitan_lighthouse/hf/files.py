@@ -8,7 +8,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in ``file``.
+    """Read the JSON object in ``file``.
 
     Raises:
         RefusalError: there is no such file, or it holds something else.

@@ -28,7 +28,7 @@ _DEFAULT_THETA = 10_000.0  # transformers' own, for a config.json without one
 
 
 def read_rope(config: Mapping[str, Any], file: object) -> Rope:
-    """The RoPE of a config.json, as transformers 5 or 4 writes it.
+    """Read the RoPE of a config.json, as transformers 5 or 4 writes it.
 
     Args:
         config: the content of ``file``.
@@ -52,7 +52,7 @@ def read_rope(config: Mapping[str, Any], file: object) -> Rope:
 
 
 def extended_rope(rope: Rope, given: Mapping[str, Any]) -> Rope:
-    """A RoPE with the fields that a job's ``[rope]`` gives in place of its own.
+    """Replace fields of a RoPE by those that a job's ``[rope]`` gives.
 
     Raises:
         RefusalError: the two make no RoPE that torchtitan computes.
@@ -64,7 +64,7 @@ def extended_rope(rope: Rope, given: Mapping[str, Any]) -> Rope:
 
 
 def checked_rope(rope: Mapping[str, Any], prefix: str) -> Rope:
-    """The same, complete and in a form that compares; a factor of 1 is no scaling.
+    """Complete and check a RoPE, so that equal ones compare equal; a factor of 1 is no scaling.
 
     Args:
         prefix: goes before the name of a field that is wrong.
@@ -95,7 +95,7 @@ def checked_rope(rope: Mapping[str, Any], prefix: str) -> Rope:
 
 
 def rope_in_words(rope: Rope) -> str:
-    """The fields in one line, for a log."""
+    """Write a RoPE in one line, for a log."""
     return ", ".join(f"{name} {value}" for name, value in rope.items())
 
 

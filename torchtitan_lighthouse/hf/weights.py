@@ -56,7 +56,7 @@ def check_weights(folder: Path, model: HFLlama) -> None:
 
 
 def llama_shapes(model: HFLlama) -> dict[str, Shape]:
-    """The names of a ``LlamaForCausalLM``'s tensors and their shapes, ``lm_head`` included."""
+    """List the tensors of a ``LlamaForCausalLM`` with their shapes, ``lm_head`` included."""
     hidden, ffn = model.hidden_size, model.intermediate_size
     keys = hidden // model.num_attention_heads * model.num_key_value_heads
     layer = {
@@ -77,7 +77,7 @@ def llama_shapes(model: HFLlama) -> dict[str, Shape]:
 
 
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of every ``*.safetensors`` in the folder, which is what torchtitan loads.
+    """Read the headers of every ``*.safetensors`` in the folder, which is what torchtitan loads.
 
     Raises:
         RefusalError: there is no such file, one is damaged or cut short or missing by the index, or

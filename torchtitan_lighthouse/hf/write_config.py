@@ -11,7 +11,7 @@ _LENGTH = "max_position_embeddings"
 
 
 def new_config(model: HFLlama, dtype: str, bos: int | None, eos: int | None) -> dict[str, Any]:
-    """config.json, as transformers 5 reads it, of a model that comes from no folder.
+    """Make the config.json of a model that comes from no folder, as transformers 5 reads it.
 
     Transformers 4 would run another RoPE without a word.
 
@@ -35,7 +35,7 @@ def new_config(model: HFLlama, dtype: str, bos: int | None, eos: int | None) -> 
 
 
 def trained_config(source: Mapping[str, Any], model: HFLlama, dtype: str) -> dict[str, Any]:
-    """The source's config.json with the RoPE, type, tie and length of the trained model.
+    """Update the source's config.json by the RoPE, dtype, tying and length of the trained model.
 
     What has not changed keeps its form, and RoPE the source's: transformers 4 and 5 name it
     differently.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width; the first row is the heading."""
+    """Write rows as a table; the first row is the heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     heading, *body = (
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"

@@ -47,7 +47,7 @@ class MetricsLog:
 
 
 def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
-    """The metrics of a run, one dict per logged step, in step order.
+    """Read the metrics of a run: one dict per logged step, in step order.
 
     A step that was repeated after a crash is the repeated one, and steps that the run has gone
     back behind and not reached again are left out.
@@ -60,7 +60,7 @@ def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
 
 
 def in_step_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dict per step of records in the order they were logged in, as ``read_metrics`` has it."""
+    """Sort records as they were logged into one dict per step, as ``read_metrics`` returns them."""
     steps: dict[int, dict[str, Any]] = {}
     for record in records:
         while steps and next(reversed(steps)) > record["step"]:
@@ -78,8 +78,10 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def training_seconds(records: list[dict[str, Any]]) -> list[float]:
-    """Seconds of running up to each of ``read_metrics``'s records, the time between launches and
-    what a crash lost not counted."""
+    """Count the seconds of running up to each record of ``read_metrics``.
+
+    The time between launches and what a crash has lost are not counted.
+    """
     seconds: list[float] = []
     before = 0.0
     for i, record in enumerate(records):

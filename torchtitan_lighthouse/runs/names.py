@@ -8,7 +8,7 @@ _LONGEST = 120  # file systems take 255 bytes
 
 
 def file_name(kind: str, subjects: Iterable[str], suffix: str) -> str:
-    """``KIND_SUBJECT_….SUFFIX``; of very many, their digest stands for the last ones."""
+    """Make ``KIND_SUBJECT_….SUFFIX``; a digest stands for the last of very many subjects."""
     stem = "_".join([kind, *(re.sub(r"[^\w.-]+", "-", subject) for subject in subjects)])
     if len(stem) > _LONGEST:
         stem = f"{stem[:_LONGEST]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"

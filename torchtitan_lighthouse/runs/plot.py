@@ -30,7 +30,7 @@ from torchtitan_lighthouse.runs.metrics import (
 from torchtitan_lighthouse.runs.summary import training_records
 
 _TIME_UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))
-_SETTLED = 0.2  # share of a run after which its loss sets the scale: the first steps dwarf it
+_SETTLED = 0.2  # share of a run after which its losses set the axis; earlier ones would dwarf them
 _MARKERS = "osD^vP*X"
 # Held-out losses by their metrics' names: their label, and the inside of their marks.
 _HELD_OUT: dict[str, tuple[str, str | None]] = {
@@ -146,14 +146,14 @@ def _legend(curves: list[Curve]) -> list[Line2D]:
 
 
 def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Means over ``window`` values around each, over those there are near the ends."""
+    """Average ``window`` values around each, and near the ends those that there are."""
     half = window // 2
     # Each by itself: in running sums a NaN would reach all after it.
     return np.array([values[max(i - half, 0) : i + half + 1].mean() for i in range(len(values))])
 
 
 def _scale(curves: list[Curve]) -> tuple[float, float]:
-    """The limits of the loss axis; a diverged run sets them by its finite losses.
+    """Choose the limits of the loss axis; a diverged run sets them by its finite losses.
 
     A model of the Lighthouse stage is worse under dense attention by more than runs differ, so its
     held-out losses there set no limit.

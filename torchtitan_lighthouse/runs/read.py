@@ -11,7 +11,7 @@ from torchtitan_lighthouse.runs.wandb_history import read_wandb
 
 
 def read_runs(paths: Sequence[str], labels: Sequence[str] | None = None) -> dict[str, Records]:
-    """The metrics of each run by its label.
+    """Read the metrics of each run, by its label.
 
     Args:
         paths: dump folders; the ``metrics_thin.jsonl`` of experiments, which hold several runs; or
@@ -39,7 +39,7 @@ def _whole_name(path: str, name: str) -> str:
 
 
 def _read(path: str) -> list[tuple[str, Records]]:
-    """The names and the records of the runs at one path."""
+    """Read the names and the records of the runs at one path."""
     runs = _read_source(path)
     for name, records in runs:
         if not training_records(records):
@@ -59,7 +59,7 @@ def _read_source(path: str) -> list[tuple[str, Records]]:
 
 
 def _read_several(file: Path) -> list[tuple[str, Records]]:
-    """The runs of a file whose every line names its own."""
+    """Read the runs of a file whose every line names its run."""
     runs: dict[str, Records] = {}
     try:
         for line in file.read_text().splitlines():

@@ -35,46 +35,46 @@ class Switch(NamedTuple):
 
 
 def training_records(records: Records) -> Records:
-    """Those with a training loss."""
+    """Return the records with a training loss."""
     return [record for record in records if LOSS in record]
 
 
 def final_steps(records: Records) -> int:
-    """How many logged steps a final loss is the mean of: a tenth of the run's.
+    """Return how many logged steps a final loss is the mean of: a tenth of the run's.
 
-    Of the run and not of the stage, so that runs of one length are compared over as many steps,
-    whenever they switch.
+    Not of the stage's, so that runs of one length are compared over as many steps, whenever they
+    switch.
     """
     return max(1, len(training_records(records)) // 10)
 
 
 def final_loss(records: Records, steps: int | None = None) -> float:
-    """Mean training loss of the last ``steps`` of the last stage; by default ``final_steps``."""
+    """Average the training loss of the last stage's last ``steps``; by default ``final_steps``."""
     trained = training_records(records)
     last_stage = [record[LOSS] for record in trained if record["stage"] == trained[-1]["stage"]]
     return statistics.fmean(last_stage[-(steps or final_steps(records)) :])
 
 
 def held_out_loss(records: Records) -> float | None:
-    """The last loss on held-out text under dense SDPA; None without validation."""
+    """Return the last loss on held-out text under dense SDPA; None without validation."""
     losses = [record[HELD_OUT_LOSS] for record in records if HELD_OUT_LOSS in record]
     return losses[-1] if losses else None
 
 
 def throughput(records: Records) -> float:
-    """Median tokens per second and device."""
+    """Return the median of tokens per second and device."""
     return statistics.median(r[TOKENS_PER_SECOND] for r in records if TOKENS_PER_SECOND in r)
 
 
 def seconds_to_loss(records: Records, loss: float) -> float | None:
-    """Seconds of training until a running mean of the loss is at most ``loss``."""
+    """Count the seconds of training until a running mean of the loss is at most ``loss``."""
     records = training_records(records)
     reached = _first_mean_below(records, loss)
     return None if reached is None else training_seconds(records)[reached]
 
 
 def seconds_to_tokens(records: Records, tokens: float) -> float | None:
-    """Seconds of training until ``tokens`` were seen, between logged steps in proportion.
+    """Count the seconds of training until ``tokens`` were seen, interpolating logged steps.
 
     None if the run has not come so far, or its metrics do not begin at its first step.
     """
@@ -86,7 +86,7 @@ def seconds_to_tokens(records: Records, tokens: float) -> float | None:
 
 
 def switch(records: Records) -> Switch | None:
-    """The first switch from Lighthouse to dense attention; None if there is none."""
+    """Describe the first switch from Lighthouse to dense attention; None if there is none."""
     records = training_records(records)
     stages = [record["stage"] for record in records]
     for at, change in enumerate(pairwise(stages), start=1):
@@ -102,7 +102,7 @@ def switch(records: Records) -> Switch | None:
 
 
 def _first_mean_below(records: Records, loss: float) -> int | None:
-    """The first record at which the running mean of the training loss is at most ``loss``."""
+    """Find the first record at which the running mean of the loss is at most ``loss``."""
     losses = np.array([record[LOSS] for record in records])
     window = min(RUNNING_MEAN, len(losses))
     means = np.convolve(losses, np.full(window, 1 / window), "valid")

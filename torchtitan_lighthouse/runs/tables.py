@@ -24,7 +24,7 @@ speed-up          of the first run's time to the number of tokens that both have
 
 
 def stage_table(runs: dict[str, Records]) -> str:
-    """One line per stage of each run."""
+    """Tabulate the runs' stages, a line for each."""
     rows = [("run", "stage", "steps", "first loss", "final loss", "tokens/s/device", "peak GiB")]
     for name, records in runs.items():
         for stage, group in groupby(summary.training_records(records), key=lambda r: r["stage"]):
@@ -44,7 +44,7 @@ def stage_table(runs: dict[str, Records]) -> str:
 
 
 def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
-    """One line per run: what it came to, what the switch cost, and how long it took.
+    """Tabulate the runs: what each came to, what the switch cost, and how long it took.
 
     Args:
         to_loss: also show the minutes to this training loss.

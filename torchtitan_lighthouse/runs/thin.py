@@ -23,7 +23,7 @@ _DIGITS = 6
 
 
 def thin(records: list[dict[str, Any]], count: int = 300) -> list[dict[str, Any]]:
-    """About ``count`` records: each of the last step of some neighbours, with their mean loss.
+    """Thin records to about ``count``: each has some neighbours' last step and their mean loss.
 
     Losses on held-out text and the first records of a later stage are kept as they are; neighbours
     are of one stage and one launch.

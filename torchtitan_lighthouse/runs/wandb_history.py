@@ -8,7 +8,7 @@ from torchtitan_lighthouse.runs.wandb_server import wandb_has_key, wandb_server
 
 
 def read_wandb(path: str) -> list[dict[str, Any]]:
-    """The logged steps of the run ``entity/project/id``, as ``read_metrics`` gives a folder's.
+    """Read the run ``entity/project/id``, as ``read_metrics`` reads a folder.
 
     Raises:
         RefusalError: there is no wandb here, no key of its server, or no such run there.

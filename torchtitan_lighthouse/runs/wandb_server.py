@@ -10,7 +10,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 
 def wandb_server() -> str:
-    """The address in ``WANDB_BASE_URL``, or else wandb's own.
+    """Return the server's address: ``WANDB_BASE_URL``, or wandb's own.
 
     Raises:
         RefusalError: that is no address.

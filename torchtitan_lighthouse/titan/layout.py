@@ -12,7 +12,7 @@ from torchtitan_lighthouse.titan.stages import stage_at
 
 
 def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[str, Layout]:
-    """The layout of each stage that the job passes through, by its name and in order.
+    """Return the layout of each stage that the job passes through, by its name and in order.
 
     Args:
         job_config: a job of ``llama3_lighthouse``.
@@ -29,7 +29,7 @@ def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[str, Layo
 
 
 def parallel_dims_of(job_config: JobConfig, gpus: int | None) -> ParallelDims:
-    """The degrees of a job on ``gpus``; None: on as few as they take.
+    """Return the degrees of parallelism of a job on ``gpus``; None: on as few as they take.
 
     Raises:
         RefusalError: they do not multiply to ``gpus``.

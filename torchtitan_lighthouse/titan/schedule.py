@@ -9,12 +9,12 @@ from torchtitan.config import LRScheduler
 
 
 def schedule_steps(section: LRScheduler, training_steps: int) -> int:
-    """The steps that the schedule is made for."""
+    """Return the number of steps that the schedule is made for."""
     return training_steps if section.total_steps is None else section.total_steps
 
 
 def learning_rate_factors(section: LRScheduler, training_steps: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied by in the step after so many."""
+    """Return the function from the steps done to the factor of the learning rate in the next."""
     optimizer = torch.optim.SGD([torch.zeros(1)])
     with mock.patch.object(lr_scheduler, "logger"):  # the trainer's own will warn
         built = lr_scheduler.build_lr_schedulers([optimizer], section, training_steps)

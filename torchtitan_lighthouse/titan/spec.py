@@ -28,7 +28,7 @@ from torchtitan_lighthouse.titan.models.parallelize import parallelize_lighthous
 
 
 def get_train_spec() -> TrainSpec:
-    """torchtitan's own spec, but for what Lighthouse attention and its data need."""
+    """Return torchtitan's own spec, but for what Lighthouse attention and its data need."""
     return replace(
         llama3.get_train_spec(),
         model_args=FLAVORS,
@@ -42,10 +42,10 @@ def get_train_spec() -> TrainSpec:
 
 
 def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
-    """The job's tokenizer, the first thing that a trainer builds: hence the place to refuse a job.
+    """Check a job and build its tokenizer, the first thing that a trainer builds.
 
     Raises:
-        ValueError: the job cannot train (see ``checks``).
+        RefusalError: the job cannot train (see ``checks``).
     """
     check_job(job_config)
     tokenizer = build_tokenizer(job_config)
@@ -56,8 +56,11 @@ def build_checked_tokenizer(job_config: JobConfig) -> BaseTokenizer:
 
 
 def spec_with(tokenizer: BaseTokenizer) -> Callable[[str], TrainSpec]:
-    """What ``LighthouseTrainer`` finds a model's spec by: with a tokenizer that is built and
-    checked, and a loss whose gradient no layout of the ranks scales."""
+    """Return a ``get_train_spec`` for ``LighthouseTrainer``.
+
+    Its specs come with this tokenizer, which is built and checked already, and with a loss whose
+    gradient is the same in every layout of the ranks.
+    """
 
     def get_spec(name: str) -> TrainSpec:
         spec = registered_spec(name)
@@ -71,7 +74,7 @@ def spec_with(tokenizer: BaseTokenizer) -> Callable[[str], TrainSpec]:
 
 
 def _build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
-    """For torchtitan's own trainer; ``LighthouseTrainer`` comes with its tokenizer."""
+    """Build the tokenizer for torchtitan's own trainer; ``LighthouseTrainer`` brings its own."""
     tokenizer = build_checked_tokenizer(job_config)
     check_stock_trainer(job_config)
     return tokenizer

@@ -14,7 +14,7 @@ Stage = Literal["lighthouse", "dense"]
 
 
 def stage_at(step: int, section: Lighthouse) -> Stage:
-    """The stage of a training step, counted from 1. It depends on nothing else."""
+    """Return the stage of a training step, counted from 1. It depends on nothing else."""
     in_first_stage = section.steps == -1 or step <= section.steps
     return "lighthouse" if section.enable and in_first_stage else "dense"
 
@@ -34,7 +34,7 @@ class AttentionSwitch:
     """
 
     def __init__(self, model_parts: Iterable[nn.Module]) -> None:
-        """Takes a model, or its pipeline stages, in Lighthouse use."""
+        """Take a model, or its pipeline stages, as the Lighthouse stage has them."""
         self._layers = [
             (module, module.inner_attention)
             for part in model_parts
@@ -52,7 +52,7 @@ class AttentionSwitch:
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """Dense SDPA in every layer for a while, whatever the stage is."""
+        """Run every layer dense inside the context, whatever the stage is."""
         stage = self.stage
         self.use("dense")
         try:

@@ -127,7 +127,7 @@ class LighthouseTrainer(Trainer):
         self.metrics_processor.enter(stage, self._flops_per_token[stage])
 
     def _begin(self) -> None:
-        """This launch has trained a step, so the folder is its own from here on."""
+        """Take over the dump folder, now that this launch has trained a step."""
         self._has_trained = True
         show_warnings_of_all_ranks()
         if _is_first_rank():

@@ -1,3 +1,3 @@
-"""What the tools that take a checkpoint say of its job."""
+"""The help of ``--job``, for the tools that take a checkpoint."""
 
 JOB_HELP = "its job.json [the one in the checkpoint, or else in its dump folder]"

@@ -1,4 +1,4 @@
-"""What torchtitan_lighthouse plot and torchtitan_lighthouse compare have in common."""
+"""The options that the tools ``plot`` and ``compare`` share."""
 
 import argparse
 from pathlib import Path
@@ -25,12 +25,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def read(options: argparse.Namespace) -> dict[str, Records]:
-    """The runs that the command line names, by their labels."""
+    """Read the runs that the command line names, by their labels."""
     return read_runs(options.runs, options.labels)
 
 
 def draw(options: argparse.Namespace, runs: dict[str, Records]) -> Path:
-    """Write the chart; returns its path."""
+    """Write the chart and return its path."""
     from torchtitan_lighthouse.runs.plot import plot  # and matplotlib
 
     first = Path(options.runs[0])

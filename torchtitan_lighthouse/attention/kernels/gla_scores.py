@@ -21,7 +21,7 @@ def _chunk_simple_gla() -> Callable | None:
 
 
 def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
-    """See ``reference.gla_scores``, which serves where the package is missing."""
+    """See ``reference.gla_scores``, which is used where flash-linear-attention is missing."""
     kernel = _chunk_simple_gla()
     if kernel is None:
         return reference.gla_scores(q, k, v, log_decay)

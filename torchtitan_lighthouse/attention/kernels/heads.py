@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def of_head(head, of_q, of_k, of_v, HEADS: tl.constexpr, KV_HEADS: tl.constexpr):
-    """A pointer or a stride of the tensor that a head belongs to; q's where there is q alone."""
+    """Pick the pointer or stride of the tensor that a head belongs to; q's where q is alone."""
     if of_k is None:
         value = of_q
     else:
@@ -16,7 +16,7 @@ def of_head(head, of_q, of_k, of_v, HEADS: tl.constexpr, KV_HEADS: tl.constexpr)
 
 @triton.jit
 def place_of_head(head, HEADS: tl.constexpr, KV_HEADS: tl.constexpr):
-    """The heads of its tensor, its number among them, and the selection head that it goes by."""
+    """Return the number of heads in a head's tensor, its own among them, and its selection head."""
     in_q = head < HEADS
     kv_head = (head - HEADS) % KV_HEADS
     heads = tl.where(in_q, HEADS, KV_HEADS)

@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def table_offset(N, level: tl.constexpr, LOG_P: tl.constexpr):
-    """Where a level of at least 1 begins in the table; at L, the length of the table."""
+    """Return where a level of at least 1 begins in the table; for level L the table's length."""
     offset = 0
     for finer in tl.static_range(1, level):
         offset += N >> (LOG_P * finer)
@@ -15,13 +15,13 @@ def table_offset(N, level: tl.constexpr, LOG_P: tl.constexpr):
 
 @triton.jit
 def load_nodes(p_level, index, entries, piece):
-    """Nodes of one level at places counted within a piece; -1, not gathered, outside of it."""
+    """Load the nodes of one level at indices within a piece; -1, not gathered, outside of it."""
     inside = (index >= 0) & (index < entries)
     return tl.load(p_level + piece * entries + index, mask=inside, other=-1)
 
 
 @triton.jit
 def leaf_slots(parents, child, LOG_P: tl.constexpr):
-    """Slots of the leaves that are the given children of level-1 nodes; -1 where there are none."""
+    """Return the slots of given children of level-1 nodes; -1 where they are not gathered."""
     expanded = (parents >= 0) & ((parents & 1) == 1)
     return tl.where(expanded, (parents >> 1) - (1 << LOG_P) + child, -1)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def load_rotation(rotation, offsets, dims, D: tl.constexpr):
-    """Cosines and sines of offsets [T]: two of [T, BLOCK_D/2]."""
+    """Load the cosines and sines of offsets [T]: [T, BLOCK_D/2] each."""
     mask = dims[None, :] < D
     b_pairs = tl.load(rotation + offsets[:, None] * D + dims[None, :], mask=mask, other=0.0)
     return tl.split(tl.reshape(b_pairs, (b_pairs.shape[0], b_pairs.shape[1] // 2, 2)))
@@ -17,7 +17,7 @@ def load_rotation(rotation, offsets, dims, D: tl.constexpr):
 
 @triton.jit
 def turn(rows, cos, sin):
-    """Rows [R, BLOCK_D] turned by cos and sin, [R or 1, BLOCK_D/2]."""
+    """Turn rows [R, BLOCK_D] by cos and sin, [R or 1, BLOCK_D/2]."""
     even, odd = tl.split(tl.reshape(rows, (rows.shape[0], rows.shape[1] // 2, 2)))
     cos, sin = cos.to(rows.dtype), sin.to(rows.dtype)
     turned = tl.join(even * cos - odd * sin, even * sin + odd * cos)

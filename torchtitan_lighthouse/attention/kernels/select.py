@@ -160,7 +160,7 @@ def select(
     tile: int,
     pin_first: bool,
 ) -> Tensor:
-    """See ``reference.select``, which also serves what one program cannot hold."""
+    """See ``reference.select``, which is used where a tile has too many candidates."""
     batch, heads, seq_len = query_scores.shape
     entries = table_lengths(seq_len, levels, pooling_factor)
     tiles = number_of_tiles(topk, tile)

@@ -143,7 +143,7 @@ def _slots_to_windows(
     *,
     shifted: bool,
 ) -> list[Tensor]:
-    """q alone, or q, k and v in one launch."""
+    """Launch the kernel, on q alone or on q, k and v at once."""
     tensors = tuple(with_contiguous_rows(x) for x in tensors)
     batch, heads, _, dim = tensors[0].shape
     out = [empty_rows(x, seq_len) for x in tensors]

@@ -216,7 +216,7 @@ def _windows_to_slots(
     *,
     shifted: bool,
 ) -> list[Tensor]:
-    """q alone, or q, k and v in one launch."""
+    """Launch the kernel, on q alone or on q, k and v at once."""
     tensors = tuple(with_contiguous_rows(x) for x in tensors)
     batch, heads, seq_len, dim = tensors[0].shape
     out = [x.new_empty(batch, x.shape[1], slots, dim) for x in tensors]

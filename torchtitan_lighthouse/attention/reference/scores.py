@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms of the rows, the query's as the maximum over the heads that share a key head.
+    """Compute the norms of q's and k's rows, q's as the maximum over each group of heads.
 
     Args:
         q: [B, Hq, N, D], k: [B, H, N, D].
@@ -23,7 +23,7 @@ def norm_scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dilated_scores(q: Tensor, k: Tensor, v: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
-    """‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, among positions congruent modulo δ."""
+    """Compute ‖Attn(q, k, v)‖₂ and ‖Attn(k, q, v)‖₂, causally, within each residue modulo δ."""
     q, k, v = (x.unflatten(2, (-1, dilation)).movedim(3, 1).flatten(0, 1) for x in (q, k, v))
     attend = partial(F.scaled_dot_product_attention, is_causal=True)
     query_scores, key_scores = (
@@ -34,7 +34,7 @@ def dilated_scores(q: Tensor, k: Tensor, v: Tensor, dilation: int) -> tuple[Tens
 
 
 def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
-    """‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention.
+    """Compute ‖GLA(q, k, v)‖₂ and ‖GLA(k, q, v)‖₂ of simple gated linear attention.
 
     Args:
         log_decay: log γ of each query head, float32 [Hq].
@@ -45,7 +45,7 @@ def gla_scores(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> tuple[Tens
 def norms_of_both_streams(
     attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Row norms of attend(q, k, v) and attend(k, q, v), as the maximum over each group's heads.
+    """Compute the row norms of attend(q, k, v) and attend(k, q, v), each group's maximum.
 
     What lies in memory as [B, N, H, D] comes to ``attend`` that way.
     """

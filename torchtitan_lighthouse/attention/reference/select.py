@@ -18,7 +18,7 @@ def select(
     tile: int,
     pin_first: bool,
 ) -> Tensor:
-    """Stratified top-k from the coarsest level down, and the post-order of what it gathers.
+    """Select by stratified top-k from the coarsest level down, and order what is gathered.
 
     Args:
         query_scores, key_scores: float32 [B, H, N].
@@ -72,7 +72,7 @@ def _expand_best(
 
 
 def _best_of_rest(scores: Tensor, taken: Tensor) -> Tensor:
-    """Places by falling score, lower index first among equals; those already taken come last."""
+    """Order places by falling score, equals by index; those that are taken come last."""
     by_score = scores.sort(dim=-1, descending=True, stable=True).indices
     free_first = taken.gather(-1, by_score).sort(dim=-1, stable=True).indices
     return by_score.gather(-1, free_first)

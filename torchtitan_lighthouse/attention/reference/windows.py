@@ -17,7 +17,7 @@ def gather(
     levels: int,
     pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each gathered entry's mean over its window of rows, of q, k and v.
+    """Average q, k and v over the window of each gathered entry.
 
     Args:
         q: [B, Hq, N, D], k and v: [B, H, N, D], all of one dtype.
@@ -45,7 +45,7 @@ def gather_backward(
     levels: int,
     pooling_factor: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The transpose of ``gather``, laid out in memory as [B, N, Hx, D]."""
+    """Apply the transpose of ``gather``; results lie in memory as [B, N, Hx, D]."""
     q, k, v = (
         _slots_to_windows(x, nodes, turn, seq_len, levels, pooling_factor, 1, shifted=False)
         for x, turn in ((grad_q, rotation), (grad_k, rotation), (grad_v, None))
@@ -56,7 +56,7 @@ def gather_backward(
 def scatter(
     y: Tensor, nodes: Tensor, seq_len: int, levels: int, pooling_factor: int, pieces: int
 ) -> Tensor:
-    """Each row's sum of the entries in whose shifted window it is.
+    """Sum, for each row, the entries in whose shifted window it is.
 
     The shifted window of entry i is [(i+1)·p^ℓ - 1, (i+2)·p^ℓ - 2], clipped to the entry's piece of
     the sequence.
@@ -73,7 +73,7 @@ def scatter(
 def scatter_backward(
     grad: Tensor, nodes: Tensor, slots: int, levels: int, pooling_factor: int, pieces: int
 ) -> Tensor:
-    """The transpose of ``scatter``: each gathered entry's sum over its shifted window."""
+    """Apply the transpose of ``scatter``: sum each gathered entry's shifted window."""
     return _windows_to_slots(grad, nodes, None, slots, levels, pooling_factor, pieces, shifted=True)
 
 
@@ -140,9 +140,10 @@ def _slots_to_windows(
 
 
 def empty_rows(y: Tensor, seq_len: int) -> Tensor:
-    """Room for the rows that entries y, [B, Hx, S, D], are added to: uninitialised [B, Hx, N, D].
+    """Allocate the rows that entries y, [B, Hx, S, D], are added to: [B, Hx, N, D], uninitialised.
 
-    Of y's dtype, in memory [B, N, Hx, D], and no view, so that it can be added to in place.
+    They have y's dtype, lie in memory as [B, N, Hx, D], and are no view, so that they can be added
+    to in place.
     """
     batch, heads, _, dim = y.shape
     shape = (batch, heads, seq_len, dim)

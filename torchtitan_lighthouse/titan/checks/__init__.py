@@ -1,4 +1,4 @@
-"""What a job must satisfy before anything is built: each refusal says what to change.
+"""Checks that a job must pass before anything is built; each refusal says what to change.
 
 One file for each part of a job, with one function that ``check_job`` calls.
 """

@@ -1,4 +1,4 @@
-"""What activations a job keeps."""
+"""Checks which activations a job keeps."""
 
 from torchtitan.config import JobConfig
 
@@ -24,7 +24,7 @@ def check_activation_checkpointing(job_config: JobConfig) -> None:
 
 
 def _check_memory_budget(job_config: JobConfig) -> None:
-    """The compiler's choice of what to keep ignores what must be kept."""
+    """Refuse to leave the choice to the compiler, which ignores what must be kept."""
     if job_config.lighthouse.enable:
         rule = (
             "selects anew in the backward, where Lighthouse attention must not: set "

@@ -1,4 +1,4 @@
-"""Lighthouse attention in the model, at every length that the job has."""
+"""Checks Lighthouse attention in the model, at every sequence length that the job has."""
 
 from torchtitan.config import JobConfig
 
@@ -8,6 +8,11 @@ from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
 def check_attention(job_config: JobConfig) -> None:
+    """Refuse layers, a geometry, a scorer or lengths that do not fit each other.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
     if not job_config.lighthouse.enable:
         return
     model_args = model_args_of(job_config)

@@ -1,4 +1,4 @@
-"""Where a run's checkpoints would lead it astray without a word from torchtitan 0.2.2."""
+"""Checks the checkpoints that a run starts from, where torchtitan 0.2.2 goes wrong silently."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def check_checkpoints(job_config: JobConfig) -> None:
 
 
 def checkpoint_to_load(job_config: JobConfig) -> SavedCheckpoint | None:
-    """What torchtitan will load, whole and with all that is asked of it; None for a fresh start.
+    """Find the checkpoint that torchtitan will load, and check it; None for a fresh start.
 
     Weights in Hugging Face's format are not looked at.
     """
@@ -110,7 +110,7 @@ def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | No
     if earlier:
         otherwise = f"set checkpoint.load_step = {earlier[-1]}, or {otherwise}"
     saved = read_saved(folder / f"step-{step}", otherwise)
-    # torchtitan loads the weights alone of step 0, which is a seed.
+    # Of step 0, a seed checkpoint, torchtitan loads the weights alone.
     if step > 0 and not saved.is_full:
         raise RefusalError(
             f"{saved.path} holds weights only, which cannot be resumed: {otherwise} and load it "
@@ -122,7 +122,7 @@ def _own_checkpoint(job_config: JobConfig, folder: Path) -> SavedCheckpoint | No
 def _check_initial_weights_are_not_ignored(
     job_config: JobConfig, folder: Path, latest: int
 ) -> None:
-    """Without a checkpoint in its folder torchtitan would train from random weights."""
+    """Refuse a folder without a checkpoint, where torchtitan would train from random weights."""
     checkpoint = job_config.checkpoint
     field, start = "", 0
     if checkpoint.initial_load_path:
@@ -177,7 +177,7 @@ def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
 
 
 def _check_latest_has_its_name(folder: Path) -> None:
-    """torchtitan takes step-6.bak for step 6, and looks for it under the name of its own."""
+    """Refuse a latest step named step-6.bak, say: torchtitan takes it for a step-6, and fails."""
     names: dict[int, set[str]] = {}
     for marker in MARKERS:
         for path in folder.glob(f"*step-*/{marker}"):

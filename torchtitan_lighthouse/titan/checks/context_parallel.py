@@ -1,4 +1,4 @@
-"""How ranks that share a sequence attend."""
+"""Checks how ranks that share a sequence attend."""
 
 from torchtitan.config import JobConfig
 
@@ -8,7 +8,11 @@ from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 
 def check_context_parallel(job_config: JobConfig) -> None:
-    """Refuse what torch's ring attention, or this package's one gather, would compute wrong."""
+    """Refuse what torch's ring attention, or this package's one gather, would compute wrong.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
     layout = job_config.parallelism
     way = layout.context_parallel_attention
     if way not in ("ring", "allgather"):

@@ -1,4 +1,4 @@
-"""What the job reads: that it is text, and enough of it; and a line of the log that says so."""
+"""Checks that what the job reads is text, and enough of it, and logs what is read."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -52,7 +52,7 @@ def _check_name(name: str, section: Any, job_config: JobConfig) -> None:
 
 
 def _corpus(name: str, section: Any) -> Corpus | None:
-    """The local corpus that a section of the job names, if it names one."""
+    """Return the local corpus that a section of the job names, if it names one."""
     if section.dataset.lower().removesuffix(HELD_OUT) in LOCAL and not section.dataset_path:
         raise RefusalError(
             f'{name}.dataset = "{section.dataset}" needs {name}.dataset_path, a file or folder'
@@ -111,7 +111,7 @@ def _warn_of_text_that_is_trained_on(job_config: JobConfig) -> None:
 
 
 def _count(unread: Iterable[Unread], tokenizer: BaseTokenizer, *, enough: int) -> int:
-    """The tokens of the documents, or no fewer than are enough."""
+    """Count the documents' tokens, stopping where they are enough."""
     tokens = 0
     for read in unread:
         tokens += len(tokenizer.encode(read(), add_bos=True, add_eos=True))

@@ -1,4 +1,4 @@
-"""Where a run writes."""
+"""Checks where a run writes."""
 
 import os
 from pathlib import Path

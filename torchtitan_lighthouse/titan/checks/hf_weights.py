@@ -1,4 +1,4 @@
-"""Weights in Hugging Face's format: that the job loads them, and that its model is theirs."""
+"""Checks weights in Hugging Face's format: that they are loaded, and into their own model."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def _check_sizes(
 def _check_rope(
     job_config: JobConfig, folder: Path, model: HFLlama, args: LighthouseModelArgs
 ) -> None:
-    """What ``[rope]`` says is meant; the rest of the flavor's RoPE must be the folder's."""
+    """Refuse a RoPE that differs from the folder's in more than what ``[rope]`` sets."""
     if extended_rope(model.rope, job_config.rope.given()) != args.rope:
         raise RefusalError(
             f"{folder / 'config.json'} has the RoPE {rope_in_words(model.rope)}, and model.flavor "

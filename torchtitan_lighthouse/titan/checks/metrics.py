@@ -1,4 +1,4 @@
-"""Where metrics go."""
+"""Checks where metrics go."""
 
 from torchtitan.config import JobConfig
 

@@ -1,4 +1,4 @@
-"""The model that a job names."""
+"""Checks the model that a job names."""
 
 from torchtitan.config import JobConfig
 from torchtitan.config.job_config import Model

@@ -1,4 +1,4 @@
-"""Layouts of the ranks."""
+"""Checks how a job's ranks divide the model and the data."""
 
 import os
 from math import prod
@@ -27,7 +27,7 @@ def check_parallelism(job_config: JobConfig) -> None:
 
 
 def _check_world(layout: Parallelism) -> None:
-    """All ranks have a place, and torchtitan a way to lay them out."""
+    """Refuse degrees that do not multiply to the ranks, or that torchtitan cannot combine."""
     degrees = {f"{kind}_degree": getattr(layout, f"{kind}_degree") for kind in _DEGREES}
     sharding = layout.data_parallel_shard_degree
     if "WORLD_SIZE" in os.environ:

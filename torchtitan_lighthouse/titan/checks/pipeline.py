@@ -1,4 +1,4 @@
-"""What pipeline parallelism needs of a job."""
+"""Checks what pipeline parallelism needs of a job."""
 
 from math import ceil
 
@@ -48,7 +48,10 @@ def check_pipeline(job_config: JobConfig) -> None:
 
 
 def _check_zero_bubble(job_config: JobConfig) -> None:
-    """These run the backward in two parts, which neither graphs nor checkpoints can do."""
+    """Refuse zero-bubble schedules with compile or checkpointing.
+
+    They run the backward in two parts, which neither of these can do.
+    """
     schedule = job_config.parallelism.pipeline_parallel_schedule
     compiled = job_config.compile.enable and "model" in job_config.compile.components
     mode = job_config.activation_checkpoint.mode
@@ -68,7 +71,7 @@ def _check_zero_bubble(job_config: JobConfig) -> None:
 
 
 def _check_microbatches(job_config: JobConfig) -> int:
-    """The number of microbatches."""
+    """Check and return the number of microbatches."""
     layout, batch = job_config.parallelism, job_config.training.local_batch_size
     degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
     size = layout.pipeline_parallel_microbatch_size
@@ -94,7 +97,7 @@ def _check_microbatches(job_config: JobConfig) -> int:
 
 
 def _check_stages(job_config: JobConfig) -> None:
-    """A stage, or as many as the schedule wants, of at least one layer for each rank."""
+    """Refuse stages that are not as many for a rank as the schedule wants, or have no layer."""
     layout, layers = job_config.parallelism, model_args_of(job_config).n_layers
     degree, schedule = layout.pipeline_parallel_degree, layout.pipeline_parallel_schedule
     if layout.module_fqns_per_model_part is not None:

@@ -1,4 +1,4 @@
-"""A saved position in the data fits the data that it was saved in, and no others."""
+"""Checks that a saved position in the data is resumed in the data that it was saved in."""
 
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
@@ -45,7 +45,7 @@ def check_position(job_config: JobConfig, tokenizer: BaseTokenizer) -> None:
 
 
 def _change(saved: DataFacts, asked: DataFacts, job_config: JobConfig) -> str | None:
-    """The first difference, and how to undo it."""
+    """Describe the first difference, and how to undo it."""
     for name in ("dataset", "dataset_path", "num_workers"):
         old, new = getattr(saved, name), getattr(asked, name)
         if old != new:

@@ -1,4 +1,4 @@
-"""torchtitan's profilers."""
+"""Checks torchtitan's profilers."""
 
 from torchtitan.config import JobConfig
 
@@ -7,6 +7,11 @@ from torchtitan_lighthouse.titan.cpu.device import runs_on_cpu
 
 
 def check_profiling(job_config: JobConfig) -> None:
+    """Refuse to profile without a GPU, or more often than a profile takes.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
     section = job_config.profiling
     for field in ("enable_profiling", "enable_memory_snapshot"):
         if getattr(section, field) and runs_on_cpu():

@@ -1,4 +1,4 @@
-"""A resume under other settings than those that the checkpoint was saved under."""
+"""Checks a resume under other settings than those that the checkpoint was saved under."""
 
 import math
 from dataclasses import fields
@@ -14,9 +14,9 @@ from torchtitan_lighthouse.titan.folder.steps import resumed_checkpoint
 from torchtitan_lighthouse.titan.schedule import learning_rate_factors, schedule_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 
-# Where a run is kept and watched, which is free to change.
+# Sections that only say where a run is kept and watched.
 _FREE_SECTIONS = {"job", "comm", "metrics", "profiling", "checkpoint"}
-# What torchtitan 0.2.2 restores from a state of the checkpoint, whatever the job says.
+# Fields whose values torchtitan 0.2.2 restores with a state of the checkpoint, ignoring the job's.
 _RESTORED = {
     "optimizer": [f"optimizer.{name}" for name in ("beta1", "beta2", "eps", "weight_decay")],
     "lr_scheduler": ["optimizer.lr"],
@@ -43,7 +43,7 @@ def check_resume(job_config: JobConfig) -> None:
         return
     step = int(number)
     if step >= job_config.training.steps:
-        # Of a run's own checkpoint the trainer says that it is finished.
+        # Only of another run's checkpoint: of its own the trainer says that the run is finished.
         raise RefusalError(
             f"training.steps = {job_config.training.steps} leaves nothing to train after "
             f"{checkpoint}: set more"

@@ -1,4 +1,4 @@
-"""What a checkpoint's tensors do not show of its model: its RoPE and the epsilon of its norms."""
+"""Checks what a checkpoint's tensors do not show of its model: RoPE and the norms' epsilon."""
 
 from torchtitan.config import JobConfig
 

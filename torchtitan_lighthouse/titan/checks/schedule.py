@@ -1,4 +1,4 @@
-"""The schedule of the learning rate."""
+"""Checks the schedule of the learning rate."""
 
 from torchtitan.config import JobConfig
 

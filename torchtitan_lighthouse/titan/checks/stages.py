@@ -1,4 +1,4 @@
-"""The steps of the two stages."""
+"""Checks the steps of the two stages."""
 
 from torchtitan.config import JobConfig
 
@@ -6,6 +6,11 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 
 def check_stages(job_config: JobConfig) -> None:
+    """Refuse a ``lighthouse.steps`` that is beyond the training, or negative and not -1.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
     if not job_config.lighthouse.enable:
         return
     section, training_steps = job_config.lighthouse, job_config.training.steps

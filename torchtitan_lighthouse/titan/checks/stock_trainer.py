@@ -1,4 +1,4 @@
-"""What torchtitan's own trainer cannot do, and this package's can."""
+"""Checks a job for torchtitan's own trainer, which can do less than this package's."""
 
 from torchtitan.config import JobConfig
 

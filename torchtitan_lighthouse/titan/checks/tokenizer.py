@@ -1,4 +1,4 @@
-"""A tokenizer for the model and for documents."""
+"""Checks that a tokenizer fits the model and can separate documents."""
 
 from torchtitan.components.tokenizer import BaseTokenizer
 

@@ -1,4 +1,4 @@
-"""What validation needs of the model, the data and the ranks."""
+"""Checks what validation needs of the model, the data and the ranks."""
 
 from torchtitan.config import JobConfig
 
@@ -7,6 +7,11 @@ from torchtitan_lighthouse.titan.folder.data import data_parallel_ranks
 
 
 def check_validation(job_config: JobConfig) -> None:
+    """Refuse sequences longer than the training's, and ranks that would wait for each other.
+
+    Raises:
+        RefusalError: names the field, its value and what would work.
+    """
     training, validation = job_config.training, job_config.validation
     if not validation.enable:
         return

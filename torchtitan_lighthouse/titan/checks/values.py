@@ -1,4 +1,4 @@
-"""Values that torchtitan 0.2.2 takes as they come, and fails over late or without a word."""
+"""Checks values that torchtitan 0.2.2 does not check, and fails over late or silently."""
 
 from collections.abc import Iterator
 from math import isfinite, isnan

@@ -25,8 +25,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LighthouseCheckpointManager(CheckpointManager):
-    """torchtitan's, whose ``step-N`` hold a ``job.json``, a ``model.json``, and a ``data.json``
-    beside a position in the data; in Hugging Face's format they are folders for transformers.
+    """torchtitan's CheckpointManager, whose ``step-N`` say what they are of.
+
+    Each holds a ``job.json``, a ``model.json``, and a ``data.json`` where it has a position in the
+    data. Those in Hugging Face's format are folders that transformers loads.
 
     Raises:
         RefusalError: there is no space for a checkpoint.
@@ -55,7 +57,7 @@ class LighthouseCheckpointManager(CheckpointManager):
             write_facts(folder, self._data_facts)
 
     def _complete_hf_folder(self, folder: Path) -> None:
-        """torchtitan leaves the shards of each rank beside whole weights, and no config.json."""
+        """Remove the shards that torchtitan leaves beside whole weights, and add config.json."""
         shutil.rmtree(folder / "sharded")
         describe_model(
             folder,
@@ -104,7 +106,7 @@ class LighthouseCheckpointManager(CheckpointManager):
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether that is behind an error of saving: of this rank, of another, or of torch's writer."""
+    """Whether a full disk is behind an error of saving, on this rank, another, or in a writer."""
     if error is None:
         return False
     if isinstance(error, OSError) and error.errno in _FULL:

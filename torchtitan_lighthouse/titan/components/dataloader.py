@@ -41,12 +41,12 @@ for _name, (_corpus, _path) in CORPORA.items():
 
 
 class ResumableTextDataset(HuggingFaceTextDataset):
-    """torchtitan's packed text; a resume continues at the very next token, in every epoch.
+    """torchtitan's packed text dataset, which resumes at the very next token, in every epoch.
 
     Items are ``({"input": int64 [seq_len]}, labels int64 [seq_len])``.
 
     Raises:
-        ValueError: while iterating, this rank or worker has no document at all.
+        RefusalError: while iterating, this rank or worker has no document at all.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -84,8 +84,10 @@ class ResumableTextDataset(HuggingFaceTextDataset):
 
 
 class RepeatingTextDataset(ResumableTextDataset):
-    """The same text from the start on each iteration, where torchtitan's goes on with what the last
-    one has left over."""
+    """A dataset that starts anew on each iteration.
+
+    torchtitan's goes on with the tokens that the last iteration has left over.
+    """
 
     def __iter__(self) -> Iterator[Any]:
         self._sample_idx = 0
@@ -102,7 +104,7 @@ def build_dataloader(
     job_config: JobConfig,
     infinite: bool = True,
 ) -> ParallelAwareDataloader:
-    """The training data of one data-parallel rank, as ``[training]`` describes it."""
+    """Build the training data of one data-parallel rank, as ``[training]`` describes it."""
     section = job_config.training
     return _build(ResumableTextDataset, section, dp_world_size, dp_rank, tokenizer, infinite)
 
@@ -114,7 +116,7 @@ def build_validation_dataloader(
     job_config: JobConfig,
     infinite: bool,
 ) -> ParallelAwareDataloader:
-    """The held-out data of one data-parallel rank: the same batches on each iteration."""
+    """Build the held-out data of one data-parallel rank: the same batches on each iteration."""
     section = job_config.validation
     return _build(RepeatingTextDataset, section, dp_world_size, dp_rank, tokenizer, infinite)
 
@@ -147,5 +149,5 @@ def _build(
 
 
 def _leave_process_group(worker: int) -> None:
-    """A signal to a rank's process group is for the rank, which needs its workers to the end."""
+    """Leave the rank's process group: a signal to it must not end the rank's workers early."""
     os.setpgid(0, 0)

@@ -19,7 +19,7 @@ _FILES = (
 
 
 class DocumentTokenizer(HuggingFaceTokenizer):
-    """torchtitan's, for whole documents: of any bytes, of any length, between bos and eos.
+    """torchtitan's HuggingFaceTokenizer, for whole documents of any bytes, between bos and eos.
 
     Surrogate escapes are read as U+FFFD. torchtitan 0.2.2 reads ``tokenizer_config.json`` alone,
     takes a token that is bos and eos for bos, and what the tokenizer adds at one end for both; that
@@ -57,16 +57,16 @@ class DocumentTokenizer(HuggingFaceTokenizer):
         return super().encode(decodable, **kwargs)
 
     def get_vocab_size(self) -> int:
-        """The rows that an embedding for these ids has: there may be ids that no token has."""
+        """Return the rows of an embedding for these ids; not every id needs to have a token."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def special_tokens(self) -> list[str]:
-        """The tokens that are no text, in the order of their ids."""
+        """Return the tokens that are no text, in the order of their ids."""
         added = sorted(self.tokenizer.get_added_tokens_decoder().items())
         return [token.content for _, token in added if token.special]
 
     def _named(self, role: str) -> int | None:
-        """The id of ``bos`` or ``eos``, by the first of the files that says what it is."""
+        """Return the id of ``bos`` or ``eos``, by the first of the files that says what it is."""
         for name in _FILES:
             content = _read(Path(self.tokenizer_path, name))
             token, token_id = content.get(f"{role}_token"), content.get(f"{role}_token_id")
@@ -77,11 +77,11 @@ class DocumentTokenizer(HuggingFaceTokenizer):
             if type(token_id) is int:
                 return self._checked(token_id, f"{role}_token_id", name)
             if role == "bos" and f"{role}_token" in content:
-                return None  # its null means that text begins without one
+                return None  # null: this tokenizer puts nothing before a text
         return None
 
     def _id_of(self, token: str) -> int:
-        # As transformers does with a token that the vocabulary lacks.
+        # transformers adds a token that the vocabulary lacks, too.
         self.tokenizer.add_special_tokens([token])
         return self.tokenizer.token_to_id(token)
 
@@ -95,7 +95,7 @@ class DocumentTokenizer(HuggingFaceTokenizer):
 
 
 def _added_around_text(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts before and after the text on its own accord."""
+    """Return the ids that a tokenizer puts before and after a text of its own accord."""
     mask = (encoding := tokenizer.encode("a")).special_tokens_mask
     first = mask.index(0) if 0 in mask else len(mask)
     last = len(mask) - mask[::-1].index(0) if 0 in mask else len(mask)

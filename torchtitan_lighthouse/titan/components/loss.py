@@ -23,7 +23,7 @@ class LayoutFreeLoss:
         self.gradient_scale = gradient_scale
 
     def __call__(self, *args: Any, **named: Any) -> Tensor:
-        """The loss of what torchtitan hands it: a sum over tokens, a scalar."""
+        """Compute the loss of what torchtitan passes: a scalar, the sum over tokens."""
         loss = self._loss(*args, **named)
         if loss.requires_grad:
             loss.register_hook(lambda gradient: gradient * self.gradient_scale)
@@ -31,9 +31,9 @@ class LayoutFreeLoss:
 
 
 def layout_free(build_loss: LossFunctionBuilder) -> LossFunctionBuilder:
-    """The builder of a TrainSpec, whatever its loss is, for ``LighthouseTrainer``'s.
+    """Wrap a TrainSpec's loss builder, so that it builds a ``LayoutFreeLoss`` of its loss.
 
-    That sets the scale of each step under pipeline parallelism.
+    ``LighthouseTrainer`` sets the scale of each step under pipeline parallelism.
     """
 
     def build(job_config: JobConfig, parallel_dims: ParallelDims) -> LayoutFreeLoss:

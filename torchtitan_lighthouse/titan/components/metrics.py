@@ -25,7 +25,10 @@ from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 
 class LighthouseMetricsProcessor(MetricsProcessor):
-    """torchtitan's, with the stage on the console, in ``metrics.jsonl``, wandb and TensorBoard."""
+    """torchtitan's MetricsProcessor, which also says the stage.
+
+    It does so on the console, in ``metrics.jsonl``, in wandb and in TensorBoard.
+    """
 
     def __init__(
         self, job_config: JobConfig, parallel_dims: ParallelDims, tag: str | None = None
@@ -54,7 +57,7 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         self.begin_interval()
 
     def begin_interval(self) -> None:
-        """The next figures that are logged are of what comes now."""
+        """Start the interval of the next logged figures now."""
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()
@@ -98,7 +101,10 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         return len(self.data_loading_times) / max(training.global_batch_size // at_once, 1)
 
     def _warn_of_lost_weights(self, step: int, loss: float, grad_norm: float) -> None:
-        """Once. The norm is of all ranks, and what is not finite in it is so in every weight."""
+        """Warn once where the loss or the gradient norm is not finite.
+
+        The norm is that of all ranks, and once it is not finite no weight is.
+        """
         if self._logs and not self._has_warned and not isfinite(loss + grad_norm):
             self._has_warned = True
             logger.warning(
@@ -114,7 +120,7 @@ def build_metrics_processor(
     model_args: BaseModelArgs | None = None,
     tag: str | None = None,
 ) -> LighthouseMetricsProcessor:
-    """The builder that a TrainSpec takes."""
+    """Build the metrics processor; the signature is that of TrainSpec's builders."""
     return LighthouseMetricsProcessor(job_config, parallel_dims, tag)
 
 
@@ -152,7 +158,7 @@ def _open_metrics_log(job_config: JobConfig) -> MetricsLog:
 
 @contextmanager
 def _at_line_end(text: str) -> Iterator[None]:
-    """Add ``text`` to the lines that torchtitan logs meanwhile."""
+    """Add ``text`` to the lines that torchtitan logs inside the context."""
 
     def add(record: logging.LogRecord) -> bool:
         record.msg += text

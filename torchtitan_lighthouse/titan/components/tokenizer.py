@@ -19,21 +19,22 @@ class ByteTokenizer(BaseTokenizer):
         self.eos_id = EOS_ID
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
-        """The ids of ``text``, between bos and eos where those are asked for."""
+        """Return the ids of ``text``, between bos and eos where those are asked for."""
         return [BOS_ID] * add_bos + encode(text) + [EOS_ID] * add_eos
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of any ids; those above 255 stand for none."""
+        """Return the text of any ids; those above 255 are left out."""
         return decode(tokens)
 
     def get_vocab_size(self) -> int:
-        """``VOCAB_SIZE``, the rows that an embedding for these ids has."""
+        """Return the rows of an embedding for these ids."""
         return VOCAB_SIZE
 
 
 def build_tokenizer(job_config: JobConfig) -> BaseTokenizer:
-    """The tokenizer that ``tokenizer.name`` names: ``byte``, or ``huggingface``, which reads the
-    files under ``model.hf_assets_path``.
+    """Build the tokenizer that ``tokenizer.name`` names.
+
+    ``byte`` needs no files; ``huggingface`` reads those under ``model.hf_assets_path``.
 
     Raises:
         RefusalError: there is no tokenizer of that name, or none in those files.

@@ -14,7 +14,7 @@ from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 
 class LighthouseValidator(validate.Validator):
-    """torchtitan's, on the same text each time.
+    """torchtitan's Validator, on the same text each time.
 
     ``validation_metrics/loss`` is the loss under dense SDPA in either stage: the model will be
     served with it. In the Lighthouse stage ``validation_metrics/lighthouse_loss`` is that under the
@@ -32,7 +32,7 @@ class LighthouseValidator(validate.Validator):
 
     @torch.no_grad()
     def _loss(self, model_parts: list[nn.Module], step: int) -> float:
-        """The loss with the attention that the model has now."""
+        """Measure the loss with the attention that the model has now."""
         recorder = _Recorder()
         with mock.patch.object(self, "metrics_processor", recorder):
             super().validate(model_parts, step)
@@ -44,7 +44,7 @@ class LighthouseValidator(validate.Validator):
 
 @dataclass
 class _Recorder:
-    """Stands where torchtitan's validator reports to: it returns nothing."""
+    """Takes the loss that torchtitan's validator logs, for it returns nothing."""
 
     ntokens_since_last_log: int = 0
     loss: float = float("nan")
@@ -54,7 +54,7 @@ class _Recorder:
 
 
 def build_validator(**components: Any) -> LighthouseValidator:
-    """The builder that a TrainSpec takes."""
+    """Build the validator; the signature is that of TrainSpec's builders."""
     # torchtitan 0.2.2's Validator takes no dataloader, and builds one that waits forever where a
     # rank has no document. This can go when it takes one.
     with mock.patch.object(

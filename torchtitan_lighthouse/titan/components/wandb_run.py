@@ -46,7 +46,7 @@ def set_wandb_defaults(job_config: JobConfig, rank: int = 0) -> None:
 
 
 def _run_id(job_config: JobConfig, rank: int) -> str:
-    """The folder's, or a new one where the steps begin anew: wandb takes no step twice."""
+    """Return the folder's run id; a new one where steps begin anew, as wandb takes none twice."""
     name = f"{RUN_ID_FILE}-{rank}" if job_config.metrics.save_for_all_ranks else RUN_ID_FILE
     file = Path(job_config.job.dump_folder, name)
     if not file.exists() or not continues_own_run(job_config):

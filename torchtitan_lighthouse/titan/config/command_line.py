@@ -1,4 +1,4 @@
-"""A command line or a TOML file that cannot be read, in the words of one refusal."""
+"""Refuses, in one message, a command line or a TOML file that cannot be read."""
 
 import contextlib
 import difflib
@@ -66,7 +66,7 @@ def refuse_unknown_fields(config_class: type, sections: dict[str, Any], prefix: 
 
 
 def _message(page: str) -> str:
-    """tyro's own sentence and the options that it proposes, of a page of title, rule, text…"""
+    """Take tyro's sentence and the options it proposes out of the page that it prints."""
     parts = _RULE.split(page)
     if len(parts) < 2:
         return " ".join(page.split())

@@ -46,10 +46,10 @@ class Lighthouse:
     """Turn the rows of q and k, after RoPE, to the last token of their window before pooling."""
 
     def attention_config(self) -> LighthouseConfig:
-        """The numbers of the method.
+        """Return the options of the method.
 
         Raises:
-            ValueError: a number breaks its rule (see ``LighthouseConfig``).
+            RefusalError: a number breaks its rule (see ``LighthouseConfig``).
         """
         return LighthouseConfig(**{f.name: getattr(self, f.name) for f in fields(LighthouseConfig)})
 
@@ -88,7 +88,7 @@ class Rope:
     """llama3: the original length, in tokens."""
 
     def given(self) -> dict[str, Any]:
-        """The fields that the job sets."""
+        """Return the fields that the job sets."""
         return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
 
 

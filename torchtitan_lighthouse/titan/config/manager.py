@@ -78,11 +78,11 @@ class LighthouseConfigManager(ConfigManager):
 
 
 def read_job(file: Path) -> TitanJobConfig:
-    """A job from the JSON that torchtitan's ``job.save_config_file`` has written.
+    """Read a job from the JSON that torchtitan's ``job.save_config_file`` has written.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a key that this version does not know.
+        RefusalError: a key that this version does not know.
     """
     manager = LighthouseConfigManager()
     return manager._dict_to_dataclass(manager.config_cls, json.loads(file.read_text()))

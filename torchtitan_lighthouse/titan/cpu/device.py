@@ -67,7 +67,7 @@ def install_cpu_platform() -> None:
     """Make the CPU torchtitan's device when there is no accelerator that it can use."""
     if torch.cuda.is_available() or utils.device_type not in ("cuda", "mps"):
         return
-    # torchtitan's modules hold the two names from their own import on.
+    # Modules of torchtitan that are imported already hold the two names themselves.
     for name, module in list(sys.modules.items()):
         if name.startswith("torchtitan.") and hasattr(module, "device_module"):
             module.device_module = CpuDevice  # type: ignore[attr-defined]

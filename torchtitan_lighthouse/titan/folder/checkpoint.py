@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds, by torch's own index of it, without loading any of it.
+"""Reads what a checkpoint's folder holds from torch's own index, without loading any of it.
 
 The index, ``.metadata``, is a pickle, which can run any code: torch unpickles it in the same way
 when it loads the checkpoint.
@@ -38,11 +38,11 @@ class SavedCheckpoint:
 
     @property
     def data_ranks(self) -> int:
-        """How many data-parallel ranks have saved their position in the data."""
+        """The number of data-parallel ranks that have saved their position in the data."""
         return sum(name.startswith("dataloader.dp_rank_") for name in self.shapes)
 
     def difference(self, model_args: TransformerModelArgs) -> str | None:
-        """The first thing in which its model is another than that of ``model_args``, if any is."""
+        """Describe the first difference between its model and that of ``model_args``, if any."""
         with torch.device("meta"):
             model = Transformer(model_args)
         asked = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -56,7 +56,7 @@ class SavedCheckpoint:
 
 
 def read_saved(path: Path, otherwise: str) -> SavedCheckpoint:
-    """What the checkpoint at ``path`` holds.
+    """Read what the checkpoint at ``path`` holds.
 
     Args:
         otherwise: what to do if it cannot be loaded, for the refusal.

@@ -40,7 +40,7 @@ class DataFacts:
 
 
 def data_facts(job_config: JobConfig, tokenizer: BaseTokenizer) -> DataFacts:
-    """Those of a job on the ranks that torchrun has started."""
+    """Collect the facts of a job on the ranks that torchrun has started."""
     training = job_config.training
     corpus = corpus_of(training.dataset, training.dataset_path)
     files = corpus.listing.files if corpus else []
@@ -58,7 +58,7 @@ def data_facts(job_config: JobConfig, tokenizer: BaseTokenizer) -> DataFacts:
 
 
 def data_parallel_ranks(job_config: JobConfig) -> tuple[int, int]:
-    """How many ranks read different text, of those that torchrun has started; which this one is."""
+    """Return how many of torchrun's ranks read different text, and which of these this one is."""
     layout = job_config.parallelism
     inner = layout.tensor_parallel_degree * layout.context_parallel_degree
     ranks = int(os.environ.get("WORLD_SIZE", "1")) // (inner * layout.pipeline_parallel_degree)
@@ -68,12 +68,13 @@ def data_parallel_ranks(job_config: JobConfig) -> tuple[int, int]:
 
 
 def write_facts(checkpoint: Path, facts: DataFacts) -> None:
+    """Write the facts beside the position that ``checkpoint`` holds."""
     content = {"version": _VERSION, **asdict(facts)}
     (checkpoint / DATA_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def saved_facts(checkpoint: Path) -> DataFacts | None:
-    """Those that a checkpoint was saved under; None where it does not say.
+    """Read the facts that a checkpoint was saved under; None where it does not say.
 
     Raises:
         RefusalError: a later version of this package has written them, or they are damaged.

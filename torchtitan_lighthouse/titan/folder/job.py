@@ -20,16 +20,16 @@ def write_job(file: Path, job_config: JobConfig) -> None:
 
 
 def job_file_of(checkpoint: Path) -> Path:
-    """Where the job is that saved ``<dump folder>/<checkpoint folder>/step-N``.
+    """Find the job file of ``<dump folder>/<checkpoint folder>/step-N``.
 
-    The checkpoint's own; or that of the dump folder, which is all that torchtitan's trainer leaves.
+    It is the checkpoint's own, or that of the dump folder, all that torchtitan's trainer leaves.
     """
     own = checkpoint / JOB_FILE
     return own if own.is_file() else checkpoint.absolute().parents[1] / JOB_FILE
 
 
 def saved_job(checkpoint: Path) -> dict[str, Any] | None:
-    """The sections and fields of the job that saved a checkpoint; None where it is not known."""
+    """Read the sections and fields of the job that saved a checkpoint; None where unknown."""
     try:
         return json.loads(job_file_of(checkpoint).read_text())
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def saved_job(checkpoint: Path) -> dict[str, Any] | None:
 def changed_fields(
     saved: dict[str, Any], asked: dict[str, Any], *, beside: Container[str]
 ) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two jobs differ, by their dotted names: both values, the saved one first.
+    """Compare two jobs: both values of each field that differs, the saved one first.
 
     A field that only one of them has is of another version of the package, and left out.
 
@@ -51,7 +51,7 @@ def changed_fields(
 
 
 def _leaves(job: dict[str, Any], prefix: str = "", *, beside: Container[str]) -> dict[str, Any]:
-    """All fields by their dotted names, as JSON has them."""
+    """Collect all fields by their dotted names, as JSON has them."""
     leaves: dict[str, Any] = {}
     for name, value in job.items():
         if prefix + name in beside:

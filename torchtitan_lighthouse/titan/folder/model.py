@@ -31,7 +31,7 @@ def write_model(checkpoint: Path, job_config: JobConfig, args: LighthouseModelAr
 
 
 def read_model(checkpoint: Path, job_config: JobConfig) -> LighthouseModelArgs:
-    """The arguments of a checkpoint's model; from its job where torchtitan's trainer saved it.
+    """Read the arguments of a checkpoint's model; from its job where it has no ``model.json``.
 
     Raises:
         RefusalError: ``model.json`` is of another version, or the job's model is not there.
@@ -56,7 +56,7 @@ def copy_assets(job_config: JobConfig, args: LighthouseModelArgs, out: Path) -> 
 
 
 def _config_folder(job_config: JobConfig, args: LighthouseModelArgs) -> Path | None:
-    """The folder whose config.json is of this model, if the job names one."""
+    """Return the folder whose config.json is of this model, if the job names one."""
     checkpoint, model = job_config.checkpoint, job_config.model
     folders = []
     if checkpoint.initial_load_in_hf and checkpoint.initial_load_path:

@@ -5,30 +5,31 @@ from pathlib import Path
 
 from torchtitan.config import JobConfig
 
-# By which torchtitan 0.2.2 knows a checkpoint: its own format's file, and Hugging Face's.
+# The files by which torchtitan 0.2.2 recognises a checkpoint in its own or Hugging Face's format.
 INDEX = ".metadata"
 HF_INDEX = "model.safetensors.index.json"
 MARKERS = (INDEX, HF_INDEX)
 
 
 def checkpoint_folder(job_config: JobConfig) -> Path:
+    """Return the folder of the run's own checkpoints."""
     return Path(job_config.job.dump_folder, job_config.checkpoint.folder)
 
 
 def step_of(path: Path) -> int:
-    """The N of .../step-N, 0 where the folder has another name."""
+    """Return the N of .../step-N, 0 where the folder has another name."""
     number = path.name.removeprefix("step-")
     return int(number) if number.isdecimal() else 0
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The N of every whole ``step-N``, in order."""
+    """List the N of every whole ``step-N``, in order."""
     saved = {path.parent.name for marker in MARKERS for path in folder.glob(f"step-*/{marker}")}
     return sorted(int(n) for name in saved if (n := name.removeprefix("step-")).isdecimal())
 
 
 def finished_step(job_config: JobConfig) -> int | None:
-    """The step that a launch would load, if that is not before ``training.steps``."""
+    """Return the step that a launch would load, if that is not before ``training.steps``."""
     checkpoint = job_config.checkpoint
     if not checkpoint.enable or checkpoint.create_seed_checkpoint:
         return None
@@ -39,7 +40,7 @@ def finished_step(job_config: JobConfig) -> int | None:
 
 
 def resumed_checkpoint(job_config: JobConfig) -> Path | None:
-    """The checkpoint that is loaded with all that belongs to it."""
+    """Return the checkpoint that is loaded with optimizer, schedule and data, if one is."""
     section = job_config.checkpoint
     if not section.enable:
         return None
@@ -53,7 +54,7 @@ def resumed_checkpoint(job_config: JobConfig) -> Path | None:
 
 
 def initial_step(job_config: JobConfig) -> int:
-    """The last step of another run that this one continues; 0 where it begins by itself."""
+    """Return the last step of another run that this one continues; 0 where it begins by itself."""
     section = job_config.checkpoint
     if not section.enable or section.initial_load_model_only or section.initial_load_in_hf:
         return 0

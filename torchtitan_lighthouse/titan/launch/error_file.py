@@ -13,7 +13,7 @@ _PATIENCE_SECONDS = 5.0
 
 
 class RefusalHandler(ErrorHandler):
-    """torch's, which tells a refusal by its message alone, and once for the ranks of a host."""
+    """torch's ErrorHandler, which records a refusal by its message, once for a host's ranks."""
 
     @property
     def torchrun_shows_it(self) -> bool:

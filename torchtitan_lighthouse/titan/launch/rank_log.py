@@ -10,7 +10,7 @@ _ASKED = "LOG_RANK"
 
 
 def init_rank_logger() -> None:
-    """torchtitan's logger, with the lines of one rank, and what goes wrong on the others.
+    """Set up torchtitan's logger to show one rank's lines, and what goes wrong on the others.
 
     Rank 0 is shown until ``show_rank`` names another, or those that ``LOG_RANK`` asks for.
     """
@@ -30,13 +30,13 @@ def show_rank(rank: int) -> None:
 
 
 def show_warnings_of_all_ranks() -> None:
-    """Until here a warning is about the job, so every rank has had the same."""
+    """Show all ranks' warnings from here on; until here they are about the job, and the same."""
     for rank_filter in _filters():
         rank_filter.same_everywhere = False
 
 
 class RankFilter(logging.Filter):
-    """Lets through all of a shown rank, and errors and warnings of the others with their number."""
+    """Passes all lines of a shown rank, and others' errors and warnings with their rank."""
 
     def __init__(self, rank: int, shown: list[str]) -> None:
         super().__init__()

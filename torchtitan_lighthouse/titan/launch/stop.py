@@ -22,7 +22,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        """Collective: the ranks agree through a gloo group of their own.
+        """Make the gloo group through which the ranks agree. A collective.
 
         They do so after each step, in some tenths of a millisecond, while a GPU still works on
         the step: asking the GPU would wait for it.
@@ -33,7 +33,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals for a while."""
+        """Handle the signals inside the context."""
         before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
             yield
@@ -42,7 +42,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def agreed(self) -> signal.Signals | None:
-        """The signal to stop for, the same on every rank. Collective."""
+        """Return the signal to stop for, the same on every rank. A collective."""
         received = torch.tensor(self._received)
         if self._group:
             dist.all_reduce(received, dist.ReduceOp.MAX, self._group)

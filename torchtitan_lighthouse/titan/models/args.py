@@ -34,7 +34,7 @@ class LighthouseModelArgs(TransformerModelArgs):
 
     @classmethod
     def of_hf(cls, model: HFLlama) -> "LighthouseModelArgs":
-        """The arguments of a Hugging Face model; ``max_seq_len`` is what it was made for."""
+        """Make the arguments of a Hugging Face model; ``max_seq_len`` is what it was made for."""
         width = model.intermediate_size
         return cls(
             dim=model.hidden_size,
@@ -42,7 +42,7 @@ class LighthouseModelArgs(TransformerModelArgs):
             n_heads=model.num_attention_heads,
             n_kv_heads=model.num_key_value_heads,
             vocab_size=model.vocab_size,
-            # torchtitan rounds a product up to a multiple: of the width itself, to the width.
+            # torchtitan multiplies and then rounds up to a multiple of this: to the very width.
             multiple_of=width,
             ffn_dim_multiplier=width / int(8 * model.hidden_size / 3),
             norm_eps=model.rms_norm_eps,
@@ -52,7 +52,7 @@ class LighthouseModelArgs(TransformerModelArgs):
         )
 
     def to_hf(self, *, tied: bool) -> HFLlama:
-        """The same in transformers' names.
+        """Return the same sizes in transformers' names.
 
         Args:
             tied: whether the output is the embedding, which is for the weights to say.
@@ -78,7 +78,7 @@ class LighthouseModelArgs(TransformerModelArgs):
         }
 
     def take_model(self, job_config: JobConfig) -> None:
-        """The sizes of the job's Hugging Face model, if it names one, and the job's RoPE.
+        """Take the sizes of the job's Hugging Face model, if it names one, and the job's RoPE.
 
         Raises:
             RefusalError: there is no such model, torchtitan cannot train it, or ``[rope]`` makes
@@ -127,12 +127,12 @@ class LighthouseModelArgs(TransformerModelArgs):
         return -(-width // self.multiple_of) * self.multiple_of
 
     def get_nparams_and_flops(self, model: nn.Module, seq_len: int) -> tuple[int, int]:
-        """Parameters, and training FLOPs per token in the Lighthouse stage (see ``flops``)."""
+        """Count parameters, and training FLOPs per token in the Lighthouse stage."""
         nparams, dense_flops = super().get_nparams_and_flops(model, seq_len)
         return nparams, dense_flops - self.flops_saved(seq_len)
 
     def flops_saved(self, seq_len: int) -> int:
-        """Training FLOPs per token that the Lighthouse stage needs fewer than the dense one."""
+        """Count the training FLOPs per token that the Lighthouse stage saves over the dense one."""
         if self.lighthouse is None:
             return 0
         return attention_flops_saved(
@@ -155,10 +155,10 @@ def _scaling_args(rope: Rope) -> RoPEScalingArgs:
 
 
 def lighthouse_layers(n_layers: int, dense_layers: list[int]) -> tuple[int, ...]:
-    """The layers that are not in ``dense_layers``, whose negative entries count from the end.
+    """List the layers not in ``dense_layers``, whose negative entries count from the end.
 
     Raises:
-        ValueError: an entry out of range, or no layer left for Lighthouse attention.
+        RefusalError: an entry out of range, or no layer left for Lighthouse attention.
     """
     out_of_range = [n for n in dense_layers if not -n_layers <= n < n_layers]
     if out_of_range:

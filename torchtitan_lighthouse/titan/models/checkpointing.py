@@ -43,9 +43,10 @@ def keeps_attention(section: ActivationCheckpoint) -> bool:
 
 @contextmanager
 def torchtitan_checkpointing(job_config: JobConfig) -> Iterator[JobConfig]:
-    """The job as torchtitan understands it, which in here saves the ops that this package wants.
+    """Yield the job as torchtitan understands it, and have torchtitan save this package's ops.
 
-    A selection is always saved, for a recompute must not select anew.
+    The context is for parallelizing the model. A selection is always saved, for a recompute must
+    not select anew.
 
     torchtitan 0.2.2 takes the ops that "op" checkpointing saves from a module global, where SDPA's
     CPU kernel is missing, and a checkpoint of a whole block saves nothing but its input. This can

@@ -33,6 +33,6 @@ FLAVORS = {
     "530M_byte": _derive(_PAPER, vocab_size=VOCAB_SIZE),
     "25M_byte": _derive(_BYTE, dim=512, n_layers=8, multiple_of=128),
     "tiny_byte": _derive(_BYTE, dim=128, n_layers=4, n_heads=2),
-    # Takes its numbers from the job, when torchtitan shows it that (see LighthouseModelArgs).
+    # Its sizes come from the job's config.json (see LighthouseModelArgs.update_from_config).
     HF_FLAVOR: LighthouseModelArgs(),
 }

@@ -16,7 +16,7 @@ from torchtitan_lighthouse.hf.weights import EMBEDDING, OUTPUT
 
 
 class LighthouseStateDictAdapter(Llama3StateDictAdapter):
-    """torchtitan's, which also loads a model whose output is tied to its embedding.
+    """torchtitan's Llama3StateDictAdapter, which also loads a model with tied embeddings.
 
     torchtitan 0.2.2's Llama-3 cannot tie them: FSDP shards the two apart. So both are loaded from
     the one tensor, and both are saved.
@@ -44,7 +44,7 @@ class LighthouseStateDictAdapter(Llama3StateDictAdapter):
         return _in_whole_columns(super()._reverse_permute, w, *sizes)
 
     def _shards(self, source: dict[str, int]) -> dict[str, int] | None:
-        """The number of each tensor's file as in the source; None if that is of another model."""
+        """Return each tensor's file number as in the source; None if that is of another model."""
         if EMBEDDING in source:
             source = {OUTPUT: source[EMBEDDING], **source}
         names = [

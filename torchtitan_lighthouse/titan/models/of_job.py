@@ -1,4 +1,4 @@
-"""From a job to the arguments of its model: the only way there, for all that asks."""
+"""Makes the arguments of a job's model, for all that need them."""
 
 import importlib
 from copy import deepcopy
@@ -11,7 +11,7 @@ from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 
 def model_args_of(job_config: JobConfig) -> LighthouseModelArgs:
-    """The sizes and the RoPE of the job's model; ``max_seq_len`` is what it was made for.
+    """Return the sizes and RoPE of the job's model; ``max_seq_len`` is what it was made for.
 
     A module that ``experimental.custom_import`` names is imported first: it may add to ``FLAVORS``,
     or register a train spec of its own, derived from this package's.

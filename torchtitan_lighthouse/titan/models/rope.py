@@ -16,7 +16,7 @@ def rotate(
 ) -> tuple[Tensor, Tensor]:
     """Turn each pair of channels (2i, 2i + 1) by the angle of its position.
 
-    torchtitan's ``apply_rotary_emb`` within rounding in float32.
+    Equals torchtitan's ``apply_rotary_emb`` within rounding in float32.
 
     Args:
         xq, xk: [B, N, H, D] and [B, N, Hkv, D], of any floating dtype.
@@ -27,7 +27,7 @@ def rotate(
         ``xq`` and ``xk`` turned, in their own shapes and dtypes.
     """
     table = torch.view_as_real(freqs_cis).flatten(1)
-    # torchtitan's function takes rows of any table that is as wide as x.
+    # torchtitan's function picks rows of any table whose rows have x's width.
     table = titan.reshape_for_broadcast(table, xq, positions)
     cos, sin = table.unflatten(-1, (-1, 2)).split(1, -1)
     signed_sin = sin * torch.arange(-1, 2, 2, device=sin.device)
@@ -42,7 +42,7 @@ def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
 
 
 def rotation_of(args: TransformerModelArgs, tokens: int) -> Tensor:
-    """The ``rotation`` that ``lighthouse_attention`` takes, of a model's RoPE.
+    """Return a model's RoPE as the ``rotation`` that ``lighthouse_attention`` takes.
 
     Returns:
         float32 [tokens, D/2, 2] on the CPU, whatever device the model is on.

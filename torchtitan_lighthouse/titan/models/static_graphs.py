@@ -1,4 +1,4 @@
-"""Compiled graphs of one shape each."""
+"""Keeps ``torch.compile`` from making graphs of symbolic sizes."""
 
 import torch
 
