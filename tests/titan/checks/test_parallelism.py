@@ -1,11 +1,14 @@
 """Layouts of the ranks that cannot train are refused, whatever torchrun has started."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.checks.stock_trainer import check_stock_trainer
+from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 
 DEGREES = {
     "replicate": "data_parallel_replicate_degree",
@@ -51,6 +54,11 @@ REFUSED = {
     "replicated-tensor": (4, layout(replicate=2, shard=1, tensor=2), "shard_degree 2 or more"),
     "experts": (2, layout(expert_parallel_degree=2), "no experts"),
     "tensor-heads": (4, layout(tensor=4), "2 key and value heads .* use 1 or 2"),
+    "tensor-width": (
+        2,
+        {**layout(tensor=2), "model__flavor": "odd-width"},
+        "=2 must divide the 89 FFN columns of model.flavor; use 1$",
+    ),
     "tensor-length": (
         2,
         {**layout(tensor=2), "training__seq_len": 250, "lighthouse__enable": False},
@@ -94,6 +102,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("ranks", "fields", "words"), REFUSED.values(), ids=REFUSED)
 def test_layout_is_refused(tmp_path, monkeypatch, ranks, fields, words):
+    odd = replace(FLAVORS["tiny_byte"], multiple_of=89, ffn_dim_multiplier=0.1)
+    monkeypatch.setitem(FLAVORS, "odd-width", odd)
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     with pytest.raises(RefusalError, match=words):
         check_job(parse(tmp_path, **fields))

@@ -1,7 +1,7 @@
 """Checks how a job's ranks divide the model and the data."""
 
 import os
-from math import prod
+from math import gcd, prod
 
 from torchtitan.config import JobConfig
 from torchtitan.config.job_config import Parallelism
@@ -52,11 +52,14 @@ def _check_world(layout: Parallelism) -> None:
 def _check_tensor_parallel(job_config: JobConfig) -> None:
     layout, args = job_config.parallelism, model_args_of(job_config)
     degree = layout.tensor_parallel_degree
-    heads = args.n_kv_heads or args.n_heads
-    if heads % degree:
-        working = [n for n in range(1, heads + 1) if heads % n == 0]
-        rule = f"must divide the {heads} key and value heads of model.flavor"
-        raise refusal("parallelism.tensor_parallel_degree", degree, rule, *working)
+    # The vocabulary may be any: torch splits it unevenly, and trains the same.
+    split = {"key and value heads": args.n_kv_heads or args.n_heads, "FFN columns": args.ffn_width}
+    for what, size in split.items():
+        if size % degree:
+            most = gcd(*split.values())
+            working = [n for n in range(1, most + 1) if most % n == 0]
+            rule = f"must divide the {size} {what} of model.flavor"
+            raise refusal("parallelism.tensor_parallel_degree", degree, rule, *working)
     if layout.enable_async_tensor_parallel and not (
         job_config.compile.enable and "model" in job_config.compile.components
     ):
