@@ -72,7 +72,7 @@ def read_config(folder: Path) -> HFLlama:
         **sizes,
         num_key_value_heads=_key_value_heads(config, sizes["num_attention_heads"], file),
         rms_norm_eps=_rms_norm_eps(config, file),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings")),
+        tie_word_embeddings=_ties(config, file),
         rope=read_rope(config, file),
     )
     _check_head_dim(model, config.get("head_dim"), file)
@@ -95,6 +95,13 @@ def _key_value_heads(config: Mapping[str, Any], heads: int, file: Path) -> int:
     return groups
 
 
+def _ties(config: Mapping[str, Any], file: Path) -> bool:
+    value = config.get("tie_word_embeddings")
+    if value is not None and not isinstance(value, bool):
+        raise refusal(f"{file}: tie_word_embeddings", repr(value), "must be true or false")
+    return bool(value)
+
+
 def _rms_norm_eps(config: Mapping[str, Any], file: Path) -> float:
     value = config.get("rms_norm_eps")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
@@ -107,6 +114,6 @@ def _check_head_dim(model: HFLlama, head_dim: object, file: Path) -> None:
     if hidden % (2 * heads):
         rule = f"must be an even number of columns for each of the {heads} heads"
         raise refusal(f"{file}: hidden_size", hidden, rule, *multiples(hidden, 2 * heads))
-    if head_dim is not None and head_dim != hidden // heads:
-        rule = f"must be hidden_size / num_attention_heads = {hidden // heads}"
+    if head_dim is not None and (type(head_dim) is not int or head_dim != hidden // heads):
+        rule = f"must be the integer hidden_size / num_attention_heads = {hidden // heads}"
         raise refusal(f"{file}: head_dim", head_dim, rule)

@@ -5,6 +5,7 @@ A RoPE is a dict of the form that transformers 5 calls ``rope_parameters``: ``ro
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from torchtitan_lighthouse.refusal import RefusalError, refusal
@@ -38,16 +39,19 @@ def read_rope(config: Mapping[str, Any], file: object) -> Rope:
             take; the message names the file.
     """
     new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    for name, value in {"rope_parameters": new, "rope_scaling": old}.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise refusal(f"{file}: {name}", repr(value), "must be an object or null")
     if new and old and new != old:
         raise RefusalError(f"{file} has rope_parameters {new} and rope_scaling {old}: leave one")
     given = dict(new or old or {})
     if "type" in given:
         given.setdefault("rope_type", given.pop("type"))
-    rope = {
-        "rope_type": "default",
-        "rope_theta": config.get("rope_theta") or _DEFAULT_THETA,
-        **given,
-    }
+    for name in ("rope_theta", "partial_rotary_factor"):
+        outside = config.get(name)
+        if outside is not None and given.setdefault(name, outside) != outside:
+            raise RefusalError(f"{file} has {name} {outside} and {given[name]}: leave one")
+    rope = {"rope_type": "default", "rope_theta": _DEFAULT_THETA, **given}
     return checked_rope(rope, f"{file}: ")
 
 
@@ -73,7 +77,7 @@ def checked_rope(rope: Mapping[str, Any], prefix: str) -> Rope:
         RefusalError: see ``read_rope``.
     """
     rope_type = rope["rope_type"]
-    if rope_type not in _SCALING:
+    if not isinstance(rope_type, str) or rope_type not in _SCALING:
         rule = "is a RoPE that torchtitan 0.2.2 does not compute"
         raise refusal(f"{prefix}rope_type", rope_type, rule, *_SCALING)
     needed = ("rope_theta", *_SCALING[rope_type])
@@ -100,7 +104,8 @@ def rope_in_words(rope: Rope) -> str:
 
 
 def _check_number(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < inf:  # type: ignore[operator]
         raise refusal(field, repr(value), "must be a positive number")
 
 

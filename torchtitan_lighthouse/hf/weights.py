@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from torchtitan_lighthouse.hf.config import HFLlama
@@ -16,7 +17,7 @@ Shape = tuple[int, ...]
 
 # Llama-2's first exports saved the frequencies of RoPE, which follow from config.json.
 _IGNORED = "rotary_emb.inv_freq"
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes an element
 _LENGTH = 8  # bytes, little-endian, of what a safetensors file begins with
 
 
@@ -98,6 +99,8 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _read_header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
+    if not file.is_file():
+        raise RefusalError(f"{file} is no file")
     size = file.stat().st_size
     with file.open("rb") as content:
         length = int.from_bytes(content.read(_LENGTH), "little")
@@ -110,12 +113,18 @@ def _read_header(file: Path) -> Iterator[tuple[str, StoredTensor]]:
                 name: StoredTensor(file, tuple(entry["shape"]), entry["dtype"])
                 for name, entry in header.items()
             }
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            spans = {name: entry["data_offsets"] for name, entry in header.items()}
+            sizes = {name: stop - start for name, (start, stop) in spans.items()}
+            end = max((stop for _, stop in spans.values()), default=0)
         except (ValueError, AttributeError, LookupError, TypeError) as error:
             raise RefusalError(f"{file} has no header of safetensors: {error}") from error
     if size < _LENGTH + length + end:
         raise RefusalError(f"{file} is cut short: {size} of {_LENGTH + length + end} bytes")
-    yield from tensors.items()
+    for name, tensor in tensors.items():
+        needed = prod(tensor.shape) * _FLOATS.get(tensor.dtype, 0)
+        if needed and sizes[name] != needed:
+            raise RefusalError(f"{file} has {sizes[name]} bytes of {name}, not {needed}")
+        yield name, tensor
 
 
 def _check_index(index: Path, stored: Mapping[str, StoredTensor]) -> None:
@@ -123,6 +132,8 @@ def _check_index(index: Path, stored: Mapping[str, StoredTensor]) -> None:
     if not isinstance(weight_map, dict):
         raise RefusalError(f"{index} has no weight_map")
     for name, file in weight_map.items():
+        if not isinstance(file, str):
+            raise refusal(f"{index}: weight_map of {name}", file, "must be a file's name")
         if not (index.parent / file).is_file():
             raise RefusalError(f"{index.parent / file} is missing: {index.name} has {name} in it")
         if name not in stored or stored[name].file.name != file:
@@ -143,6 +154,7 @@ def _why_unknown(name: str, model: HFLlama) -> str:
         return "and torchtitan's Llama-3 has no biases"
     if "q_norm" in parts or "k_norm" in parts:
         return "and queries and keys of equal norms leave Lighthouse nothing to select by"
-    if parts[:2] == ["model", "layers"] and int(parts[2]) >= model.num_hidden_layers:
+    is_layer = parts[:2] == ["model", "layers"] and parts[2:] and parts[2].isdecimal()
+    if is_layer and int(parts[2]) >= model.num_hidden_layers:
         return f"and config.json has num_hidden_layers={model.num_hidden_layers}"
     return "which a Llama does not have"

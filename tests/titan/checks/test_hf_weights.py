@@ -92,12 +92,41 @@ def index_of_a_lost_tensor(folder):
     (folder / INDEX).write_text(json.dumps({"weight_map": {"model.lost.weight": WEIGHTS}}))
 
 
+def index_of_numbers(folder):
+    (folder / INDEX).write_text(json.dumps({"weight_map": {Q0: 3}}))
+
+
+def too_few_bytes(folder):
+    """A header that leaves a tensor less than its shape needs."""
+    content = (folder / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header[Q0]["data_offsets"][1] -= 4096
+    written = json.dumps(header).encode()
+    (folder / WEIGHTS).write_bytes(len(written).to_bytes(8, "little") + written + content[end:])
+
+
+def only_a_folder(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+
+
+def only_an_adapter(folder):
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
+
+
+def generation_config_of_text(folder):
+    (folder / "generation_config.json").write_text("eos: 2")
+
+
 def linear(factor):
     return {"rope_type": "linear", "rope_theta": 1e4, "factor": factor}
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
 NO_ORIGINAL = {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}
+LLAMA3_TO_NOWHERE = {**LLAMA3, "factor": float("inf")}
 WRONG = {
     "no-folder": (shutil.rmtree, ["hf is no folder"]),
     "no-config": (without_config, ["config.json is missing"]),
@@ -114,6 +143,38 @@ WRONG = {
         config(rope_parameters={**LLAMA3, "partial_rotary_factor": 0.5}),
         ["config.json: partial_rotary_factor=0.5"],
     ),
+    "rope-is-a-list": (config(rope_parameters=[1]), ["config.json: rope_parameters=[1]", "object"]),
+    "rope-type-is-a-list": (
+        config(rope_parameters={**LLAMA3, "rope_type": ["llama3"]}),
+        ["config.json: rope_type=['llama3']", "default"],
+    ),
+    "rope-infinite": (
+        config(rope_parameters=LLAMA3_TO_NOWHERE),
+        ["config.json: factor=inf", "positive number"],
+    ),
+    "two-thetas": (config(rope_theta=5.0), ["config.json has rope_theta 5.0 and 1000.0"]),
+    "partial-rope-outside": (
+        config(partial_rotary_factor=0.5),
+        ["config.json: partial_rotary_factor=0.5"],
+    ),
+    "head-dim-of-float": (config(head_dim=16.0), ["config.json: head_dim=16.0", "integer"]),
+    "tie-as-text": (
+        config(tie_word_embeddings="false"),
+        ["config.json: tie_word_embeddings='false'", "true or false"],
+    ),
+    "config-is-a-list": (
+        lambda folder: (folder / "config.json").write_text("[]"),
+        ["config.json holds no JSON object"],
+    ),
+    "eps-not-a-number": (config(rms_norm_eps=float("nan")), ["config.json: rms_norm_eps=nan"]),
+    "quantized": (
+        config(quantization_config={"quant_method": "fp8"}),
+        ["config.json: quantization_config=", "quantized weights"],
+    ),
+    "generation-config": (
+        generation_config_of_text,
+        ["generation_config.json cannot be read as JSON"],
+    ),
     "head-dim": (config(head_dim=32), ["config.json: head_dim=32", "= 16"]),
     "odd-heads": (config(hidden_size=60), ["config.json: hidden_size=60", "56 or 64"]),
     "groups": (config(num_key_value_heads=3), ["config.json: num_key_value_heads=3"]),
@@ -125,7 +186,6 @@ WRONG = {
     "mlp-bias": (config(mlp_bias=True), ["config.json: mlp_bias=True"]),
     "dropout": (config(attention_dropout=0.1), ["config.json: attention_dropout=0.1"]),
     "sliding-window": (config(sliding_window=128), ["config.json: sliding_window=128"]),
-    "quantized": (config(quantization_config={"bits": 4}), ["config.json: quantization_config"]),
     "qk-norm": (config(use_qk_norm=True), ["config.json: use_qk_norm=True", "select"]),
     "no-weights": (without_weights, ["hf has no *.safetensors"]),
     "cut-short": (cut_short, [f"{WEIGHTS} is cut short"]),
@@ -133,6 +193,18 @@ WRONG = {
     "tensor-twice": (twice, ["consolidated.safetensors", WEIGHTS, "both have a tensor"]),
     "lost-shard": (index_of_a_lost_shard, ["model-00002-of-00002.safetensors is missing", Q0]),
     "lost-tensor": (index_of_a_lost_tensor, [f"{WEIGHTS} has no tensor model.lost.weight"]),
+    "lost-index": (index_of_numbers, [f"{INDEX}: weight_map of {Q0}=3"]),
+    "too-few-bytes": (too_few_bytes, [f"{WEIGHTS} has 12288 bytes of {Q0}, not 16384"]),
+    "weights-are-a-folder": (only_a_folder, [f"{WEIGHTS} is no file"]),
+    "only-an-adapter": (only_an_adapter, ["config.json is missing"]),
+    "eight-bits": (
+        tensors(**{Q0: torch.ones(64, 64).to(torch.float8_e4m3fn)}),
+        [f"dtype of {Q0}=F8_E4M3", "BF16"],
+    ),
+    "layer-without-number": (
+        tensors(**{"model.layers.x": torch.ones(2)}),
+        [WEIGHTS, "model.layers.x", "a Llama does not have"],
+    ),
     "no-tensor": (tensors(**{Q0: None}), [f"no tensor {Q0}, of shape (64, 64)"]),
     "other-shape": (tensors(**{Q0: torch.ones(64, 32)}), [WEIGHTS, Q0, "(64, 32)", "(64, 64)"]),
     "transposed": (

@@ -6,6 +6,7 @@ from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.hf.config import HFLlama, read_config
+from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.rope import extended_rope, rope_in_words
 from torchtitan_lighthouse.hf.weights import check_weights
 from torchtitan_lighthouse.refusal import RefusalError
@@ -37,6 +38,8 @@ def check_hf_weights(job_config: JobConfig) -> None:
         return  # torchtitan resumes the run, and does not load the folder again
     folder = Path(checkpoint.initial_load_path or job_config.model.hf_assets_path)
     model, args = read_config(folder), model_args_of(job_config)
+    if (generation := folder / "generation_config.json").is_file():
+        read_object(generation)  # the trained model's begins with it
     check_weights(folder, model)
     _check_sizes(job_config, folder, model, args)
     _check_rope(job_config, folder, model, args)
