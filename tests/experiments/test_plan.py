@@ -1,6 +1,5 @@
 """From an experiment's file to its runs: all that is decided before anything is trained."""
 
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torchtitan_lighthouse.experiments.experiment import read_experiment
 from torchtitan_lighthouse.experiments.plan import plan
 from torchtitan_lighthouse.experiments.run import choose
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.folder.steps import step_of
 from torchtitan_lighthouse.titan.stages import has_switch, stage_at
 
 SPLITS = """
@@ -118,17 +118,23 @@ def test_a_variant_begins_from_a_step_of_another(planned):
     assert first.kept == {20, 22, 24}
 
 
-@pytest.mark.parametrize(("interval", "first_stage"), [(500, 4), (24, 4), (2, 2), (10, 2)])
-def test_checkpoints_are_made_at_each_switch_and_as_often_as_the_config_s(
-    planned, interval, first_stage
+@pytest.mark.parametrize("interval", [500, 24, 2, 10])
+def test_checkpoints_are_there_where_a_tail_begins_and_where_the_config_wants_them(
+    planned, interval
 ):
     toml = SPLITS.replace('"32"]', f'"32", "--checkpoint.interval", "{interval}"]')
-    runs = planned(toml.replace("0.625, 0.6875, 0.75", "0.5, 0.625")).runs
-    checkpoints = {run.name: run.job.checkpoint for run in runs}
-    first = checkpoints.pop("lighthouse-stage1-seed0")
-    assert (first.interval, first.keep_latest_k) == (first_stage, 0)
-    assert not first.last_save_model_only
-    assert {checkpoint.interval for checkpoint in checkpoints.values()} == {interval}
+    runs = by_name(planned(toml.replace("0.625, 0.6875, 0.75", "0.5, 0.625")))
+    first = runs.pop("lighthouse-stage1-seed0")
+    assert saved_steps(first) >= {16, 20, *range(interval, 21, interval)}
+    assert not first.job.checkpoint.last_save_model_only
+    assert {run.job.checkpoint.interval for run in runs.values()} == {interval}
+
+
+def saved_steps(run) -> set[int]:
+    """The steps whose checkpoints are there when torchtitan has trained a run."""
+    checkpoint = run.job.checkpoint
+    steps = [*range(checkpoint.interval, run.steps, checkpoint.interval), run.steps]
+    return set(steps[-checkpoint.keep_latest_k :])  # 0 keeps all
 
 
 def test_the_checkpoint_folder_is_the_job_s(planned):
@@ -241,7 +247,14 @@ def test_validation_of_compiled_models_has_the_batch_s_shape(shipped):
         )
 
 
-def test_the_tails_are_as_long_as_the_file_says():
-    (file,) = (path for path in SHIPPED if path.stem == "tail")
-    (splits,) = (v["splits"] for v in tomllib.loads(file.read_text())["variants"] if "splits" in v)
-    assert [round(100 * (1 - share), 1) for share in splits] == [30, 20, 15, 10, 5, 2.5]
+def test_a_tail_begins_where_its_source_has_a_checkpoint_and_is_dense_from_there(shipped):
+    runs = by_name(shipped)
+    for run in (run for run in shipped.runs if run.source):
+        source, path = runs[run.source], Path(run.job.checkpoint.initial_load_path)
+        begin = step_of(path)
+        assert path.parent == source.checkpoints
+        assert begin in saved_steps(source)
+        assert begin < run.steps
+        assert [stage_at(step, source.job.lighthouse) for step in (1, begin)] == ["lighthouse"] * 2
+        if run.job.lighthouse.steps == begin:
+            assert stage_at(begin + 1, run.job.lighthouse) == "dense"
