@@ -7,4 +7,5 @@ ruff format --check .
 mypy
 # The trainer's processes share the cores; one thread each is faster than many. Tests that launch such
 # processes wait for them half of the time: three workers keep two cores busy.
-OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile "$@"
+# tests/conftest.py puts the longest files first; xdist would put those of the most tests there.
+OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
