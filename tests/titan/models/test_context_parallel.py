@@ -30,7 +30,7 @@ MODES = {
 # By the number of ranks: how many share a sequence, and how.
 RUNS = {
     2: [(2, mode) for mode in MODES],
-    4: [(4, "plain"), (4, "selective-compiled"), (4, "full-compiled"), (2, "plain")],
+    4: [(4, "plain"), (4, "selective-compiled"), (2, "plain")],
 }
 STAGES = ("lighthouse", "dense")
 
