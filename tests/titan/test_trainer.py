@@ -22,12 +22,13 @@ from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
 pytestmark = pytest.mark.trainer
 
-SWITCH, LAST = 12, 24
+SWITCH, LAST = 6, 12
 TWO_STAGES = {
     "ranks": 2,
     "lighthouse__steps": SWITCH,
+    "training__steps": LAST,
     "checkpoint__enable": True,
-    "checkpoint__interval": 6,
+    "checkpoint__interval": 3,
     "checkpoint__last_save_model_only": False,
 }
 STOCK = {
@@ -64,16 +65,16 @@ def test_reported_flops_follow_the_stage(uninterrupted, step, flops_per_token):
 def test_switch_is_logged_and_has_time_to_compile(uninterrupted):
     output = (uninterrupted[0] / "output.txt").read_text()
     around_switch = [
-        f"step: {SWITCH} ",
+        f"step: {SWITCH:2} ",
         "timeout for all ProcessGroups to 0:05:00",
         f"Step {SWITCH + 1}: training with dense SDPA",
-        f"step: {SWITCH + 1} ",
+        f"step: {SWITCH + 1:2} ",
         "timeout for all ProcessGroups to 0:01:40",
     ]
     assert re.search(".*".join(around_switch), output, re.DOTALL)
 
 
-@pytest.mark.parametrize("step", [SWITCH - 6, SWITCH + 6], ids=["before", "after"])
+@pytest.mark.parametrize("step", [SWITCH - 3, SWITCH + 3], ids=["before", "after"])
 def test_resume_around_the_switch_continues_the_curve(uninterrupted, tmp_path, step):
     folder, metrics = uninterrupted
     checkpoint = f"checkpoint/step-{step}"
@@ -93,25 +94,26 @@ def test_second_launch_continues_at_the_switch(uninterrupted, tmp_path):
 
 
 def test_killed_run_continues_from_its_last_checkpoint(uninterrupted, tmp_path):
-    torchrun = launch(tmp_path, **TWO_STAGES)
+    settings = {**TWO_STAGES, "checkpoint__interval": SWITCH}
+    torchrun = launch(tmp_path, **settings)
     for _ in torchrun.stdout:  # either rank's; the metrics are the first one's
-        if len(logged(tmp_path)) >= 14:
+        if len(logged(tmp_path)) >= SWITCH + 2:
             break
     workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
     for worker in workers:
         os.kill(int(worker), signal.SIGKILL)
     torchrun.communicate(timeout=60)
     steps = [json.loads(line)["step"] for line in logged(tmp_path)]
-    assert 14 <= steps[-1] < LAST
+    assert SWITCH + 2 <= steps[-1] < LAST
 
-    train(tmp_path, **TWO_STAGES)
+    train(tmp_path, **settings)
     first_after = json.loads(logged(tmp_path)[len(steps)])["step"]
-    assert first_after == steps[-1] // 6 * 6 + 1
+    assert first_after == SWITCH + 1
     metrics = {record["step"]: record for record in read_metrics(tmp_path)}
     assert losses(metrics) == losses(uninterrupted[1])
 
 
-def test_stopped_run_continues_where_it_stopped(tmp_path, monkeypatch):
+def test_stopped_run_continues_where_it_stopped(uninterrupted, tmp_path, monkeypatch):
     """All of it is saved, though the job would save little by itself; the workers that read the
     data outlive the signal, which torchrun sends to whole process groups."""
     settings = {
@@ -135,9 +137,8 @@ def test_stopped_run_continues_where_it_stopped(tmp_path, monkeypatch):
     assert 3 <= step < LAST
     assert [json.loads(line)["step"] for line in logged(tmp_path)][-1] == step
     train(tmp_path, **settings)
-    assert sorted(losses(train_metrics(tmp_path))) == list(range(1, LAST + 1))
-    expected = losses(train(tmp_path / "whole", **settings))
-    assert losses(train_metrics(tmp_path)) == expected
+    # One worker of a rank reads what the rank itself would.
+    assert losses(train_metrics(tmp_path)) == losses(uninterrupted[1])
 
 
 def test_a_launch_that_does_not_train_leaves_the_job_alone(uninterrupted, caplog):
