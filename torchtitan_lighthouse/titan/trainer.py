@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchtitan.train import Trainer
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
 from torchtitan_lighthouse.titan.components.loss import LayoutFreeLoss
+from torchtitan_lighthouse.titan.components.norm_spread import NormSpread
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.config.command_line import LAUNCH
 from torchtitan_lighthouse.titan.folder.job import write_job
@@ -75,6 +77,8 @@ class LighthouseTrainer(Trainer):
             "lighthouse": first_stage_flops,
             "dense": first_stage_flops + saved,
         }
+        self._norm_spread = NormSpread(self.model_parts)
+        self.metrics_processor.norm_spread = self._norm_spread
         self._stage: Stage | None = None
         self._has_trained = False
         self._stop = StopRequest()
@@ -95,16 +99,16 @@ class LighthouseTrainer(Trainer):
     ) -> None:
         stage = stage_at(self.step, self.job_config.lighthouse)
         if stage == self._stage:
-            super().train_step(data_iterator)
+            self._step_in_stage(data_iterator)
         elif self._stage is None:
             self._enter(stage)
-            super().train_step(data_iterator)
+            self._step_in_stage(data_iterator)
             self._begin()
         else:
             # The step may compile, so it gets the time that torchtitan gives the very first one.
             self._set_timeouts(self.job_config.comm.init_timeout_seconds)
             self._enter(stage)
-            super().train_step(data_iterator)
+            self._step_in_stage(data_iterator)
             self._set_timeouts(self.job_config.comm.train_timeout_seconds)
 
     def forward_backward_step(
@@ -119,6 +123,14 @@ class LighthouseTrainer(Trainer):
         return super().forward_backward_step(
             input_dict=input_dict, labels=labels, global_valid_tokens=global_valid_tokens
         )
+
+    def _step_in_stage(
+        self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]
+    ) -> None:
+        logged = self.metrics_processor.should_log(self.step)
+        looks = logged and self._stage == "lighthouse"
+        with self._norm_spread.measured(self.device) if looks else nullcontext():
+            super().train_step(data_iterator)
 
     def _enter(self, stage: Stage) -> None:
         logger.info(f"Step {self.step}: training with {_NAMES[stage]}")

@@ -185,6 +185,8 @@ def step_of(job_config):
 
 # Eight processes on two cores take a minute; those of four are pairs of degrees.
 MOST_RANKS = 8 if "LIGHTHOUSE_FULL_SIZE" in os.environ else 4
+AT_ONCE = ("compiled", "fsdp", "replicated", "tensor", "tensor-whole-logits", "hsdp", "fsdp-tensor")
+"""Where every rank has whole sequences, all of its own in one batch."""
 TRIED = {ranks: layouts for ranks, layouts in LAYOUTS.items() if ranks <= MOST_RANKS}
 
 
@@ -236,6 +238,16 @@ def test_step_is_that_of_one_rank(steps, name):
     validated = held_out if fields.get("validation__enable", True) else []
     for metric in ["loss_metrics/global_avg_loss", *validated]:
         assert logged[metric] == pytest.approx(one[metric], rel=2e-6), metric
+
+
+@pytest.mark.parametrize("name", [name for layouts in TRIED.values() for name in layouts])
+def test_norms_that_select_are_measured(steps, name):
+    """Of the last batch, and of each rank's share of a sequence."""
+    (one,) = steps("one-rank")
+    (logged,) = [record for record in steps(name) if record["logs"]]
+    for metric in ("lighthouse/norm_spread_q/min", "lighthouse/norm_spread_k/min"):
+        rel = 1e-4 if name in AT_ONCE else 0.5
+        assert logged[metric] == pytest.approx(one[metric], rel=rel)
 
 
 def test_gradient_is_clipped(steps):

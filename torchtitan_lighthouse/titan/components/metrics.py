@@ -19,6 +19,7 @@ from torchtitan_lighthouse.runs.metrics import (
     MetricsLog,
     continue_metrics,
 )
+from torchtitan_lighthouse.titan.components.norm_spread import ROUNDING, NormSpread
 from torchtitan_lighthouse.titan.components.wandb_run import set_wandb_defaults
 from torchtitan_lighthouse.titan.launch.rank_log import show_rank
 from torchtitan_lighthouse.titan.stages import Stage, stage_at
@@ -40,7 +41,8 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         if config.enable_wandb and (logs or config.save_for_all_ranks):
             set_wandb_defaults(job_config, torch.distributed.get_rank())
         super().__init__(job_config, parallel_dims, tag)
-        self._logs, self._has_warned = logs, False
+        self._logs, self._warned = logs, set[str]()
+        self.norm_spread: NormSpread | None = None
         log = _open_metrics_log(job_config) if logs else None
         self.logger: _StageLogger = _StageLogger(self.logger, log)
         self.logger.stage = stage_at(1, job_config.lighthouse)
@@ -81,6 +83,10 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         # And it divides the time by metrics.log_freq, however many steps there were.
         seconds = time.perf_counter() - self.time_last_log
         metrics["time_metrics/end_to_end(s)"] = seconds / self._steps_in_interval()
+        least = self.norm_spread.least() if self.norm_spread else {}
+        for name, (layer, spread) in least.items():
+            metrics[f"lighthouse/norm_spread_{name}/min"] = spread
+            self._warn_of_equal_norms(step, name, layer, spread)
         self._warn_of_lost_weights(step, global_avg_loss, grad_norm)
         with _at_line_end(f"  stage: {self.stage}"):
             super().log(step, global_avg_loss, global_max_loss * degree, grad_norm, metrics)
@@ -101,17 +107,32 @@ class LighthouseMetricsProcessor(MetricsProcessor):
         return len(self.data_loading_times) / max(training.global_batch_size // at_once, 1)
 
     def _warn_of_lost_weights(self, step: int, loss: float, grad_norm: float) -> None:
-        """Warn once where the loss or the gradient norm is not finite.
+        """Warn where the loss or the gradient norm is not finite.
 
         The norm is that of all ranks, and once it is not finite no weight is.
         """
-        if self._logs and not self._has_warned and not isfinite(loss + grad_norm):
-            self._has_warned = True
-            logger.warning(
+        if not isfinite(loss + grad_norm):
+            self._warn_once(
+                "lost weights",
                 f"Step {step}: the loss is {loss} and the norm of the gradient {grad_norm}. No "
                 "weight recovers from that, and training goes on as torchtitan's does: stop it, "
-                "and resume a checkpoint from before (checkpoint.load_step)"
+                "and resume a checkpoint from before (checkpoint.load_step)",
             )
+
+    def _warn_of_equal_norms(self, step: int, name: str, layer: int, spread: float) -> None:
+        if spread < ROUNDING:
+            self._warn_once(
+                f"norms of {name}",
+                f"Step {step}: in layer {layer} the norms of {name} spread over {spread:.1e} of "
+                f"their median, less than the {ROUNDING:.1e} that bfloat16 rounds by: what "
+                'lighthouse.scorer = "norm" selects there is close to arbitrary. Try another '
+                f"scorer, or add {layer} to lighthouse.dense_layers",
+            )
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if self._logs and what not in self._warned:
+            self._warned.add(what)
+            logger.warning(message)
 
 
 def build_metrics_processor(
