@@ -5,7 +5,6 @@ import os
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import refusal
-from torchtitan_lighthouse.titan.cpu.device import runs_on_cpu
 
 _FIELD = "compile.cuda_graphs"
 
@@ -20,8 +19,6 @@ def check_cuda_graphs(job_config: JobConfig) -> None:
         raise refusal(_FIELD, "true", rule)
     if section.backend != "inductor":
         raise refusal(_FIELD, "true", f'needs compile.backend = "inductor", not {section.backend}')
-    if runs_on_cpu():
-        raise refusal(_FIELD, "true", "needs a GPU", "false")
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         rule = (
             f"is for a run on one GPU, not on {ranks} ranks: parameters that ranks share have "

@@ -107,7 +107,7 @@ class Compile:
 
     cuda_graphs: bool = False
     """Replay each compiled block as one CUDA graph, on one GPU: for a model so small that the host
-    cannot launch its kernels as fast as the GPU runs them."""
+    cannot launch its kernels as fast as the GPU runs them. CPUs have no such graphs."""
 
 
 @dataclass

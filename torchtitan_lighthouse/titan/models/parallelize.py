@@ -42,7 +42,7 @@ def parallelize_lighthouse(
         without_ring_attention(no_ring),
     ):
         model = titan.parallelize_llama(model, parallel_dims, titan_job)
-    if job_config.compile.cuda_graphs:
+    if job_config.compile.cuda_graphs and not runs_on_cpu():
         use_cuda_graphs(model)
     if no_ring and context_parallel:
         use_all_gather_attention(model, context_parallel)
