@@ -151,6 +151,26 @@ def test_resume_with_a_worker_process(tmp_path):
     torch.testing.assert_close(tokens(islice(iter(resumed), 10)), expected, rtol=0, atol=0)
 
 
+def test_a_state_has_no_item_for_each_token(tmp_path):
+    (tmp_path / "long.txt").write_text(words(0, 3000))
+    loader = build("local", tmp_path)
+    list(islice(iter(loader), 1))
+    left_over = loader.dataset.state_dict()["token_buffer"]
+    assert isinstance(left_over, bytes)  # pinning in memory takes these as one
+    assert len(left_over) > 1000
+
+
+def test_a_state_with_a_list_of_tokens_is_read(tmp_path):
+    """Of torchtitan's own, and of checkpoints of earlier versions."""
+    path = write_text_folder(tmp_path)
+    dataset, resumed = (build("local", path).dataset for _ in range(2))
+    batches = iter(dataset)
+    list(islice(batches, 3))
+    resumed.load_state_dict({**dataset.state_dict(), "token_buffer": list(dataset._token_buffer)})
+    expected, got = ([x["input"] for x, _ in islice(it, 4)] for it in (batches, iter(resumed)))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 def test_resume_with_another_batch_size_continues_at_the_next_token(tmp_path):
     path = write_text_folder(tmp_path)
     expected = tokens(islice(iter(build("local", path, rows=1)), 14))[6:]

@@ -11,6 +11,7 @@ Names, for ``training.dataset`` and ``validation.dataset`` (a path is the sectio
 """
 
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -38,6 +39,10 @@ for _name, (_corpus, _path) in CORPORA.items():
     DATASETS[f"{_name}_validation"] = DatasetConfig(
         _path, partial(_load, _corpus, "held-out"), read_document
     )
+
+
+_TOKEN = "q"
+"""The type of a token in ``array``: int64."""
 
 
 class ResumableTextDataset(HuggingFaceTextDataset):
@@ -70,12 +75,17 @@ class ResumableTextDataset(HuggingFaceTextDataset):
         self._last_pass_was_empty = is_empty
 
     def state_dict(self) -> dict[str, Any]:
-        # A copy, because a worker process goes on while its state is on its way.
-        buffer = list(self._token_buffer)
+        # Bytes, for with each batch of a worker comes its state, and what pins the batch in memory
+        # goes through it item by item, tens of thousands of them, while the trainer waits for
+        # Python's lock. And a copy: a worker goes on while its state is on its way.
+        buffer = array(_TOKEN, self._token_buffer).tobytes()
         return {**super().state_dict(), **self._loaded_position, "token_buffer": buffer}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        buffer = state_dict["token_buffer"]
+        if isinstance(buffer, bytes):  # a list is of torchtitan's own, or of an earlier version
+            buffer = array(_TOKEN, buffer).tolist()
+        super().load_state_dict({**state_dict, "token_buffer": buffer})
         if not isinstance(self._data, Dataset):
             # `datasets` ignores a state of another epoch than its own, and does not restore it;
             # and until the first document is read, it gives its state before the loading.

@@ -15,6 +15,7 @@ from torchtitan_lighthouse.titan.models.across_ranks import (
 )
 from torchtitan_lighthouse.titan.models.checkpointing import torchtitan_checkpointing
 from torchtitan_lighthouse.titan.models.cuda_graphs import use_cuda_graphs
+from torchtitan_lighthouse.titan.models.piece_order import remember_piece_order
 from torchtitan_lighthouse.titan.models.rope import rotation_of, use_real_rotation
 from torchtitan_lighthouse.titan.models.static_graphs import use_static_graphs
 
@@ -36,6 +37,7 @@ def parallelize_lighthouse(
     context_parallel = None
     if parallel_dims.cp_enabled:
         context_parallel = ContextParallel.of(parallel_dims.get_mesh("cp").get_group())
+        remember_piece_order()
     no_ring = gathers(job_config, args.attn_type)
     with (
         torchtitan_checkpointing(job_config) as titan_job,
