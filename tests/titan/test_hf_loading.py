@@ -16,9 +16,11 @@ from torchtitan.distributed.context_parallel import prepare_context_parallel_inp
 from transformers import AutoModelForCausalLM
 
 from tests.support.hf import LLAMA3, load_weights, write_llama
-from tests.support.jobs import parse
+from tests.support.jobs import parse, train
 from tests.support.models import build_model, parallel_dims, tokens
 from tests.support.ranks import run_ranks
+from torchtitan_lighthouse.titan.components.dataloader import build_dataloader
+from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.models.hf_adapter import LighthouseStateDictAdapter
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
@@ -166,6 +168,28 @@ def test_loss_on_ranks_is_transformers_and_what_is_saved_is_what_was_loaded(
         expected = theirs(folders / case, batch_of(layout, rank))
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
         assert not changed
+
+
+@pytest.mark.trainer
+def test_the_first_loss_that_the_trainer_logs_is_transformers(tmp_path, folders):
+    folder = folders / "tied-bf16-in-shards"
+    fields = {
+        "model__flavor": "hf",
+        "model__hf_assets_path": folder,
+        "checkpoint__enable": True,
+        "checkpoint__initial_load_in_hf": True,
+        "lighthouse__enable": False,
+        "training__steps": 1,
+    }
+    logged = train(tmp_path, **fields)[1]["loss_metrics/global_avg_loss"]
+    job_config = parse(tmp_path / "again", **fields)
+    tokenizer = build_tokenizer(job_config)
+    batches = build_dataloader(1, 0, tokenizer, job_config)
+    inputs, labels = next(iter(batches))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = mean_loss(model(inputs["input"]).logits, labels)
+    assert logged == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_cases_differ(folders):
