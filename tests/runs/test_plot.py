@@ -168,3 +168,12 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(charts, tmp_path):
     runs = [write_run(tmp_path / name / "run", range(1, 9), 0) for name in "ab"]
     plot_tool.main(runs)
     assert legend(charts[0][1]) == runs
+
+
+def test_seeds_share_a_colour_and_an_entry(charts, tmp_path):
+    names = ("dense-seed0", "dense-seed1", "lighthouse-seed0")
+    runs = [write_run(tmp_path / name, range(1, 101), 60) for name in names]
+    plot_tool.main([*runs, "--out", str(tmp_path / "chart.png")])
+    colours = [line.get_color() for line in charts[0][0].get_lines() if len(line.get_xdata()) > 2]
+    assert colours[0] == colours[1] != colours[2]
+    assert legend(charts[0][0])[:2] == ["dense (2 seeds)", "lighthouse-seed0"]

@@ -51,10 +51,8 @@ def write_report(plan: Plan, out: Path, unfinished: Mapping[str, str]) -> str:
         for run in there:
             for record in thin(records[run.name]):
                 file.write(json.dumps({"run": run.name, **record}) + "\n")
-    # One of each variant, or nobody could tell the lines apart.
-    first = {run.variant: records[run.name] for run in reversed(whole)}
-    if first:
-        plot(dict(reversed(first.items())), out / "curves.png")
+    if whole:
+        plot({run.name: records[run.name] for run in whole}, out / "curves.png")
     return text
 
 

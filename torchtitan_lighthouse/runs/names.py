@@ -1,4 +1,4 @@
-"""Names of files by what is in them, so that no call overwrites what another has written."""
+"""Names of runs, and of files by the runs in them: no call overwrites what another has written."""
 
 import hashlib
 import re
@@ -13,3 +13,8 @@ def file_name(kind: str, subjects: Iterable[str], suffix: str) -> str:
     if len(stem) > _LONGEST:
         stem = f"{stem[:_LONGEST]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
     return stem + suffix
+
+
+def without_seed(run: str) -> str:
+    """Return what runs that differ in their seeds have in common: ``NAME`` of ``NAME-seed3``."""
+    return re.sub(r"-seed\d+$", "", run)

@@ -1,10 +1,10 @@
 """The chart of runs' losses, against steps and against time.
 
 Lines are the moving mean of the training loss within a stage; the chart of one run has every logged
-step behind it, faintly. Marks are the loss on held-out text under dense attention, of a shape for
-each run, and hollow ones that under Lighthouse attention. Dashed lines mark the switch to dense
-attention. The axis shows what is left after the first steps' fall; marks above it are carets at its
-edge.
+step behind it, faintly. Runs that differ in their seeds alone share a colour. Marks are the loss on
+held-out text under dense attention, of a shape for each colour, and hollow ones that under
+Lighthouse attention. Dashed lines mark the switch to dense attention. The axis shows what is left
+after the first steps' fall; marks above it are carets at its edge.
 """
 
 from pathlib import Path
@@ -27,6 +27,7 @@ from torchtitan_lighthouse.runs.metrics import (
     LOSS,
     training_seconds,
 )
+from torchtitan_lighthouse.runs.names import without_seed
 from torchtitan_lighthouse.runs.summary import training_records
 
 _TIME_UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))
@@ -99,7 +100,9 @@ def _draw(curves: list[Curve], out: Path) -> None:
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    for i, curve in enumerate(curves):
+    order = list(_by_variant(curves))
+    for curve in curves:
+        i = order.index(without_seed(curve.label))
         style: dict[str, Any] = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)]}
         _draw_curve(panels[0], curve, curve.steps, alone=len(curves) == 1, **style)
         _draw_curve(panels[1], curve, curve.seconds / length, alone=len(curves) == 1, **style)
@@ -131,11 +134,12 @@ def _draw_curve(
 
 def _legend(curves: list[Curve]) -> list[Line2D]:
     entries = []
-    for i, curve in enumerate(curves):
-        has_marks = len(curves) > 1 and np.isfinite(curve.held_out[HELD_OUT_LOSS]).any()
-        marker = _MARKERS[i % len(_MARKERS)] if has_marks else None
+    for i, (variant, of) in enumerate(_by_variant(curves).items()):
+        has_marks = any(np.isfinite(c.held_out[HELD_OUT_LOSS]).any() for c in of)
+        marker = _MARKERS[i % len(_MARKERS)] if has_marks and len(curves) > 1 else None
         style: dict[str, Any] = {"color": f"C{i}", "marker": marker, "markersize": 4.5}
-        entries.append(Line2D([], [], label=curve.label, **style))
+        label = of[0].label if len(of) == 1 else f"{variant} ({len(of)} seeds)"
+        entries.append(Line2D([], [], label=label, **style))
     for name, (label, fill) in _HELD_OUT.items():
         if any(np.isfinite(c.held_out[name]).any() for c in curves):
             marks: dict[str, Any] = {"color": "black", "marker": "o", "mfc": fill}
@@ -143,6 +147,13 @@ def _legend(curves: list[Curve]) -> list[Line2D]:
     if any(c.switches for c in curves):
         entries.append(Line2D([], [], color="0.4", linestyle="--", label="switch to dense"))
     return entries
+
+
+def _by_variant(curves: list[Curve]) -> dict[str, list[Curve]]:
+    variants: dict[str, list[Curve]] = {}
+    for curve in curves:
+        variants.setdefault(without_seed(curve.label), []).append(curve)
+    return variants
 
 
 def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:

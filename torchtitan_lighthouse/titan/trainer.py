@@ -34,6 +34,9 @@ from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
 
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 
+_STEPS_BETWEEN_LOOKS = 10
+"""At the norms that select: a look is a tenth of a small model's step."""
+
 
 class LighthouseTrainer(Trainer):
     """Trains with Lighthouse attention up to step ``lighthouse.steps``, with dense SDPA after it.
@@ -127,8 +130,9 @@ class LighthouseTrainer(Trainer):
     def _step_in_stage(
         self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]
     ) -> None:
-        logged = self.metrics_processor.should_log(self.step)
-        looks = logged and self._stage == "lighthouse"
+        due = self.step == 1 or self.step % _STEPS_BETWEEN_LOOKS == 0
+        looks = due and self.metrics_processor.should_log(self.step)
+        looks = looks and self._stage == "lighthouse"
         with self._norm_spread.measured(self.device) if looks else nullcontext():
             super().train_step(data_iterator)
 
