@@ -62,6 +62,11 @@ def test_reported_flops_follow_the_stage(uninterrupted, step, flops_per_token):
     assert record["tflops"] * 1e12 / record["throughput(tps)"] == pytest.approx(flops_per_token)
 
 
+def test_norms_that_select_are_looked_at_in_every_tenth_step_of_the_first_stage(uninterrupted):
+    _, metrics = uninterrupted
+    assert {n for n, record in metrics.items() if "lighthouse/norm_spread_q/min" in record} == {1}
+
+
 def test_switch_is_logged_and_has_time_to_compile(uninterrupted):
     output = (uninterrupted[0] / "output.txt").read_text()
     around_switch = [

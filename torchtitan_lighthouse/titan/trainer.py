@@ -35,7 +35,7 @@ from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 
 _STEPS_BETWEEN_LOOKS = 10
-"""At the norms that select: a look is a tenth of a small model's step."""
+"""At the norms that select: a look launches as many kernels as the forward of a block."""
 
 
 class LighthouseTrainer(Trainer):
