@@ -29,10 +29,15 @@ def test_the_tools_are_listed_with_a_line_each(monkeypatch, capsys, args):
     [
         (RefusalError("--gpus 0 must be at least 1"), "--gpus 0 must be at least 1"),
         (FileNotFoundError(2, "No such file or directory", "x.toml"), "No such file or directory"),
+        (FileExistsError(17, "File exists", "out"), "out: File exists"),
+        (FileExistsError("hf is not empty"), "hf is not empty"),
+        (NotADirectoryError(20, "Not a directory", "run.txt/x"), "run.txt/x: Not a directory"),
+        (IsADirectoryError(21, "Is a directory", "out"), "out: Is a directory"),
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
         (ModuleNotFoundError("no", name="matplotlib.pyplot"), "torchtitan-lighthouse[plot]"),
         (ModuleNotFoundError("no", name="transformers"), "torchtitan-lighthouse[hf]"),
     ],
-    ids=["refusal", "file", "plot", "hf"],
+    ids=["refusal", "file", "there", "full", "no-folder", "folder", "forbidden", "plot", "hf"],
 )
 def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, error, line):
     def fail(args):

@@ -13,6 +13,15 @@ TOOLS = (
     *("experiment", "benchmark", "paper"),
 )
 
+# Paths that are not what a tool needs there.
+_PATHS = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
+
 # What a tool may lack, by its module, and the extra of this package that brings it.
 _EXTRAS = {"matplotlib": "plot", "wandb": "wandb", "transformers": "hf", "fla": "gla"}
 
@@ -39,8 +48,11 @@ def main() -> None:
             raise
         extra = f"pip install 'torchtitan-lighthouse[{_EXTRAS[missing]}]'"
         _refuse(name, f"{missing} is not installed: {extra}, or in a clone .[{_EXTRAS[missing]}]")
-    except (RefusalError, FileNotFoundError) as error:
+    except RefusalError as error:
         _refuse(name, str(error))
+    except _PATHS as error:
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _refuse(name, where)
 
 
 def usage() -> str:

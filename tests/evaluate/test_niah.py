@@ -21,6 +21,7 @@ from torchtitan_lighthouse.evaluate.prompts import DEPTHS, retrieval_rates
 from torchtitan_lighthouse.evaluate.trained import TrainedRun
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
+from torchtitan_lighthouse.runs.names import file_name, path_name
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer, build_tokenizer
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
 from torchtitan_lighthouse.tools import niah as niah_tool
@@ -201,7 +202,7 @@ def test_the_script_writes_what_it_prints(niah, checkpoint, tmp_path, capsys):
     assert list(record["rates"]) == [str(depth) for depth in DEPTHS]
     assert all(rate * 10 == round(rate * 10) for rate in record["rates"].values())
     assert record["mean"] == pytest.approx(sum(record["rates"].values()) / len(DEPTHS))
-    png = tmp_path / f"out/niah_{checkpoint.parents[1].name}-step-1.png"
+    png = tmp_path / "out" / file_name("niah", [path_name(checkpoint)], ".png")
     assert png.read_bytes().startswith(b"\x89PNG")
     rows = [("depth", "160"), *((f"{d}%", f"{record['rates'][str(d)]:.2f}") for d in DEPTHS)]
     heading = f"{checkpoint.parents[1].name}, step-1, mean {record['mean']:.3f}\n\n"
@@ -235,10 +236,12 @@ def test_a_call_on_other_checkpoints_keeps_the_charts_that_are_there(
     niah, measured, checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(niah_results, "draw", lambda _, png: png.write_text("a chart"))
+    run = checkpoint.parents[1]
     other = shutil.copytree(checkpoint, checkpoint.with_name("step-2"))
-    for checkpoints in ([checkpoint], [other], [checkpoint, other]):
+    namesake = shutil.copytree(run, tmp_path / run.name) / checkpoint.relative_to(run)
+    for checkpoints in ([checkpoint], [other], [checkpoint, other], [namesake]):
         niah.main([*map(str, checkpoints), "--out", str(tmp_path), "--lengths", "96"])
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert len(list(tmp_path.glob("*.png"))) == 4
 
 
 def test_a_moved_checkpoint_takes_the_job_that_is_named(niah, measured, checkpoint, tmp_path):

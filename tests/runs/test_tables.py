@@ -11,6 +11,7 @@ import pytest
 from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.runs.names import file_name, path_name
 from torchtitan_lighthouse.runs.read import read_runs
 from torchtitan_lighthouse.runs.tables import stage_table, total_table
 from torchtitan_lighthouse.tools import compare as compare_tool
@@ -88,7 +89,36 @@ def test_smoothing_and_the_chart_s_place_are_those_of_plot_loss(runs, monkeypatc
     for tool in (plot_tool, compare_tool):
         tool.main([*runs, "--smooth", "7"])
     assert drawn[0] == drawn[1]
-    assert drawn[0][1:] == (Path(runs[0], "loss_ours.png"), 7)
+    png = file_name("loss", [path_name(runs[1])], ".png")
+    assert drawn[0][1:] == (Path(runs[0], png), 7)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_call_on_other_runs_of_the_same_name_keeps_the_chart(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    runs = [write_run(tmp_path / name, range(1, 9), 0) for name in ("a", "x/b", "y/b")]
+    if kind == "folder":
+        calls = [["a", "x/b"], ["a", "y/b"]]
+    else:
+        calls = [["x/thin.jsonl"], ["y/thin.jsonl"]]
+        for run in runs[1:]:
+            lines = [json.dumps({**record, "run": "dense-seed0"}) for record in read_metrics(run)]
+            Path(run).with_name("thin.jsonl").write_text("\n".join(lines))
+    drawn = []
+    monkeypatch.setattr("torchtitan_lighthouse.runs.plot.plot", lambda *args: drawn.append(args[1]))
+    for call in calls:
+        plot_tool.main(call)
+    assert len(set(drawn)) == 2
+
+
+@pytest.mark.parametrize(
+    "option", [("--out", "chart.doc"), ("--out", "."), ("--smooth", "0"), ("--smooth", "-3")]
+)
+def test_what_no_chart_can_be_is_refused_before_a_run_is_read(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        plot_tool.main(["no/run", *option])
+    assert end.value.code == 2
+    assert f"argument {option[0]}: '{option[1]}' must" in capsys.readouterr().err
 
 
 def test_a_run_of_no_step_is_refused(runs, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 _LONGEST = 120  # file systems take 255 bytes
 
@@ -18,3 +19,9 @@ def file_name(kind: str, subjects: Iterable[str], suffix: str) -> str:
 def without_seed(run: str) -> str:
     """Return what runs that differ in their seeds have in common: ``NAME`` of ``NAME-seed3``."""
     return re.sub(r"-seed\d+$", "", run)
+
+
+def path_name(path: str | Path) -> str:
+    """Name a file by what is at ``path``: from the working directory, if that is above it."""
+    path, here = Path(path).absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path).strip("/")

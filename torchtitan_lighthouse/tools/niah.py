@@ -41,7 +41,7 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.evaluate.niah_results import Results, draw, table
     from torchtitan_lighthouse.evaluate.retrieval import evaluate, haystack
     from torchtitan_lighthouse.evaluate.trained import open_trained
-    from torchtitan_lighthouse.runs.names import file_name
+    from torchtitan_lighthouse.runs.names import file_name, path_name
 
     models = [open_trained(path.absolute(), options.job) for path in options.models]
     how = {"trials": options.trials, "seed": options.seed}
@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> None:
         panels.append((title, rates))
         print(table(title, rates))
     prefix = "niah" if options.form == PASSKEY else f"niah-{options.form}"
-    png = options.out / file_name(prefix, [model.name for model in models], ".png")
+    png = options.out / file_name(prefix, [path_name(model.path) for model in models], ".png")
     draw(panels, png)
     print(png)
 

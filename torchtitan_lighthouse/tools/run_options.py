@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from torchtitan_lighthouse.runs.names import file_name
+from torchtitan_lighthouse.runs.names import file_name, path_name
 from torchtitan_lighthouse.runs.read import read_runs
 from torchtitan_lighthouse.runs.summary import Records
 
@@ -16,10 +16,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--labels", nargs="+", metavar="LABEL", help="names of the runs [the last of each path]"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="PNG", help="[RUN/loss_OTHERS.png of the first]"
+        "--out", type=_png, metavar="PNG", help="[loss_OTHERS.png in the first's folder]"
     )
     parser.add_argument(
-        "--smooth", type=int, metavar="N", help="logged steps in a mean [1/25 of the longest run]"
+        "--smooth",
+        type=_positive,
+        metavar="N",
+        help="logged steps in a mean [1/25 of the longest run]",
     )
     return parser
 
@@ -34,8 +37,21 @@ def draw(options: argparse.Namespace, runs: dict[str, Records]) -> Path:
     from torchtitan_lighthouse.runs.plot import plot  # and matplotlib
 
     first = Path(options.runs[0])
-    others = list(runs)[1:]
-    name = file_name("loss", others, ".png")
-    out: Path = options.out or (first if first.is_dir() else Path()) / name
+    folder = first if first.is_dir() else None
+    names = options.labels or [path_name(run) for run in options.runs]
+    name = file_name("loss", names[1:] if folder else names, ".png")
+    out: Path = options.out or (folder or Path()) / name
     plot(runs, out, options.smooth)
     return out
+
+
+def _png(text: str) -> Path:
+    if Path(text).suffix != ".png":
+        raise argparse.ArgumentTypeError(f"{text!r} must end with .png")
+    return Path(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
+    return int(text)
