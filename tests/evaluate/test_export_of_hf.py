@@ -16,6 +16,7 @@ from tests.support.jobs import parse
 from tests.support.models import tokens
 from torchtitan_lighthouse.evaluate.checkpoint import empty_model
 from torchtitan_lighthouse.evaluate.export import export_hf
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.folder.job import write_job
 from torchtitan_lighthouse.titan.folder.model import MODEL_FILE, read_model, write_model
@@ -133,6 +134,12 @@ def test_tool_says_what_changed(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "config.json: dtype is now bfloat16" in printed
     assert "rope_parameters is now" in printed
+
+
+def test_a_damaged_model_is_refused_by_its_file(tmp_path):
+    (tmp_path / MODEL_FILE).write_text('{"dim": 64')
+    with pytest.raises(RefusalError, match=r"model\.json cannot be read as JSON"):
+        read_model(tmp_path, parse(tmp_path))
 
 
 def test_model_of_another_version_is_refused(tmp_path):

@@ -257,6 +257,22 @@ def test_a_moved_checkpoint_takes_the_job_that_is_named(niah, measured, checkpoi
     assert measured == [160, 96]
 
 
+@pytest.mark.parametrize("content", ['[{"rates": ', '{"rates": {}}'])
+def test_records_that_are_none_are_refused_before_anything_is_measured(
+    niah, measured, checkpoint, tmp_path, content
+):
+    (tmp_path / "niah.json").write_text(content)
+    with pytest.raises(REFUSED, match=r"niah\.json (is damaged|has no list)"):
+        niah.main([str(checkpoint), "--out", str(tmp_path)])
+    assert not measured
+
+
+def test_a_job_that_is_none_is_refused_by_its_file(niah, measured, checkpoint, tmp_path):
+    (toml := tmp_path / "job.toml").write_text("[model]")
+    with pytest.raises(REFUSED, match=r"job\.toml cannot be read as JSON"):
+        niah.main([str(checkpoint), "--out", str(tmp_path), "--job", str(toml)])
+
+
 def test_the_help_says_the_rule_of_the_trials(niah, capsys):
     with pytest.raises(SystemExit):
         niah.main(["--help"])

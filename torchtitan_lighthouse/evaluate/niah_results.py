@@ -13,17 +13,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from torchtitan_lighthouse.evaluate.prompts import DEPTHS
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
 
 Rates = dict[int, dict[int, float]]  # by length and depth
 
 
 class Results:
-    """The records of a niah.json: what was asked, the rate at each depth, and their mean."""
+    """The records of a niah.json: what was asked, the rate at each depth, and their mean.
+
+    Raises:
+        RefusalError: the file holds something else.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._records: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+        self._records = _read(file) if file.exists() else []
 
     def find(self, asked: dict[str, Any]) -> dict[int, float]:
         """Return the rates by depth; none if this was not asked before."""
@@ -41,6 +46,16 @@ class Results:
         unfinished = self._file.with_suffix(".tmp")
         unfinished.write_text(json.dumps(self._records, indent=1) + "\n")
         unfinished.replace(self._file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    try:
+        records = json.loads(file.read_text())
+    except ValueError as error:
+        raise RefusalError(f"{file} is damaged ({error}): mend or delete it") from error
+    if not isinstance(records, list):
+        raise RefusalError(f"{file} has no list of records: choose another --out")
+    return records
 
 
 def table(title: str, rates: Rates) -> str:

@@ -1,5 +1,6 @@
 """A resume under other settings than those that the checkpoint was saved under."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -89,6 +90,17 @@ def test_a_dense_run_does_not_go_back_to_lighthouse(tmp_path, was, asked):
     message = refusal(job(tmp_path, **asked))
     assert "step 6 was trained with dense SDPA" in message
     assert "lighthouse.steps" in message
+
+
+def test_a_job_of_torchtitan_s_own_llama3_is_a_dense_one(tmp_path, caplog):
+    folder = save(job(tmp_path), 6)
+    stock = json.loads((folder / "job.json").read_text())
+    del stock["lighthouse"], stock["tokenizer"], stock["rope"]
+    (folder / "job.json").write_text(json.dumps({**stock, "model": {"name": "llama3"}}))
+    assert "step 6 was trained with dense SDPA" in refusal(job(tmp_path))
+    with caplog.at_level(logging.INFO):
+        check_resume(job(tmp_path, lighthouse__enable=False))
+    assert "model.name 'llama3' → 'llama3_lighthouse'" in caplog.text
 
 
 def test_what_the_message_says_works(tmp_path):

@@ -63,7 +63,8 @@ def check_resume(job_config: JobConfig) -> None:
 def _check_stage(job_config: JobConfig, saved: dict[str, Any], step: int) -> None:
     asked = job_config.lighthouse
     known = {f.name for f in fields(Lighthouse)}  # another version of the package may have others
-    was = Lighthouse(**{name: v for name, v in saved["lighthouse"].items() if name in known})
+    section = saved.get("lighthouse", {"enable": False})  # torchtitan's own llama3 has none
+    was = Lighthouse(**{name: v for name, v in section.items() if name in known})
     if stage_at(step, was) == "dense" and stage_at(step + 1, asked) == "lighthouse":
         raise RefusalError(
             f"step {step} was trained with dense SDPA, and lighthouse.steps = {asked.steps} would "

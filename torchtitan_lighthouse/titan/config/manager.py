@@ -1,7 +1,6 @@
 """The command line of a job, and the job of a run that was."""
 
 import functools
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import tyro
 from torchtitan.config import ConfigManager
 from torchtitan.config import JobConfig as TitanJobConfig
 
+from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config.command_line import (
     refuse_unknown_fields,
@@ -81,8 +81,7 @@ def read_job(file: Path) -> TitanJobConfig:
     """Read a job from the JSON that torchtitan's ``job.save_config_file`` has written.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        RefusalError: a key that this version does not know.
+        RefusalError: no such file, no JSON in it, or a key that this version does not know.
     """
     manager = LighthouseConfigManager()
-    return manager._dict_to_dataclass(manager.config_cls, json.loads(file.read_text()))
+    return manager._dict_to_dataclass(manager.config_cls, read_object(file))

@@ -31,9 +31,10 @@ def job_file_of(checkpoint: Path) -> Path:
 def saved_job(checkpoint: Path) -> dict[str, Any] | None:
     """Read the sections and fields of the job that saved a checkpoint; None where unknown."""
     try:
-        return json.loads(job_file_of(checkpoint).read_text())
+        saved = json.loads(job_file_of(checkpoint).read_text())
     except (OSError, ValueError):
         return None
+    return saved if isinstance(saved, dict) else None
 
 
 def changed_fields(

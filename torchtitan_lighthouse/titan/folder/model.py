@@ -14,6 +14,7 @@ from torchtitan.models.llama3.model.args import RoPEScalingArgs
 
 from torchtitan_lighthouse.hf.assets import CONFIG_FILES, TOKENIZER_FILES, copy_files
 from torchtitan_lighthouse.hf.config import read_config
+from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
@@ -34,12 +35,13 @@ def read_model(checkpoint: Path, job_config: JobConfig) -> LighthouseModelArgs:
     """Read the arguments of a checkpoint's model; from its job where it has no ``model.json``.
 
     Raises:
-        RefusalError: ``model.json`` is of another version, or the job's model is not there.
+        RefusalError: ``model.json`` is damaged or of another version, or there is no model of the
+            job's.
     """
     file = checkpoint / MODEL_FILE
     if not file.is_file():
         return model_args_of(job_config)
-    saved = json.loads(file.read_text())
+    saved = read_object(file)
     if unknown := saved.keys() ^ set(_saved_fields()):
         raise RefusalError(f"{file} is of another version of torchtitan: {', '.join(unknown)}")
     scaling = RoPEScalingArgs(**saved.pop("rope_scaling_args"))
