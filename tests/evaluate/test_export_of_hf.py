@@ -16,6 +16,7 @@ from tests.support.jobs import parse
 from tests.support.models import tokens
 from torchtitan_lighthouse.evaluate.checkpoint import empty_model
 from torchtitan_lighthouse.evaluate.export import export_hf
+from torchtitan_lighthouse.hf.config import read_config
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.folder.job import write_job
@@ -125,6 +126,16 @@ def test_config_of_transformers_4_keeps_its_form(tmp_path, fields):
     after = json.loads((tmp_path / "hf/config.json").read_text())
     assert after.keys() == old.keys()
     assert after["torch_dtype"] == "float32"
+    assert error(model, tmp_path / "hf") < ROUNDING
+
+
+def test_rope_that_stands_twice_is_changed_twice(tmp_path):
+    checkpoint, model, before = trained(tmp_path, rope__rope_theta=5000.0)
+    file = checkpoint / "hf_assets/config.json"
+    twice = {"rope_theta": 1000.0, "rope_scaling": LLAMA3}
+    file.write_text(json.dumps({**before, **twice}))
+    export_hf(checkpoint, tmp_path / "hf")
+    assert read_config(tmp_path / "hf").rope["rope_theta"] == 5000.0
     assert error(model, tmp_path / "hf") < ROUNDING
 
 

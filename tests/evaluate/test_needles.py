@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torchtitan_lighthouse.evaluate.needles import FORMS, NOISE, Needles, number
 from torchtitan_lighthouse.evaluate.prompts import DEPTHS, retrieval_rates
 from torchtitan_lighthouse.evaluate.trained import open_trained
 from torchtitan_lighthouse.hf.byte_tokenizer import write_byte_tokenizer
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
 from torchtitan_lighthouse.titan.components.tokenizer import ByteTokenizer
 from torchtitan_lighthouse.tools import niah as niah_tool
@@ -153,6 +155,15 @@ def test_a_folder_is_the_model_that_transformers_loads(folder):
     torch.testing.assert_close(model(batch), expected, rtol=0, atol=2e-5)
     assert (trained.seq_len, trained.dtype) == (512, torch.float32)
     assert trained.tokenizer().encode("é", add_eos=False) == [BOS_ID, 0xC3, 0xA9]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "auto"])
+def test_a_folder_of_a_type_that_is_not_computed_in_is_refused(folder, tmp_path, dtype):
+    other = shutil.copytree(folder, tmp_path / "hf")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    with pytest.raises(RefusalError, match=rf"json: dtype='{dtype}' .* float32 or bfloat16"):
+        open_trained(other)
 
 
 def test_the_tool_takes_a_folder_and_a_form(folder, tmp_path, capsys):

@@ -13,6 +13,7 @@ from torchtitan_lighthouse.evaluate.checkpoint import empty_model, job_of, load_
 from torchtitan_lighthouse.hf.config import HFLlama, read_config
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.weights import check_weights
+from torchtitan_lighthouse.refusal import refusal
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
 from torchtitan_lighthouse.titan.components.tokenizer import build_tokenizer
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
@@ -62,6 +63,9 @@ class TrainedFolder:
     path: Path
     model: HFLlama
 
+    dtype: torch.dtype
+    """The dtype of the weights, by config.json."""
+
     @property
     def name(self) -> str:
         return f"{self.path.parent.name}, {self.path.name}"
@@ -73,13 +77,6 @@ class TrainedFolder:
     @property
     def seq_len(self) -> int:
         return self.model.max_position_embeddings
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        config = read_object(self.path / "config.json")
-        name = config.get("dtype") or config.get("torch_dtype") or "float32"
-        return getattr(torch, name)
 
     def tokenizer(self) -> BaseTokenizer:
         return DocumentTokenizer(str(self.path))
@@ -97,6 +94,8 @@ class TrainedFolder:
 
 Trained = TrainedRun | TrainedFolder
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
 
 def open_trained(path: Path, job_file: Path | None = None) -> Trained:
     """Open what is at ``path``, reading no more of its weights than their headers.
@@ -111,5 +110,13 @@ def open_trained(path: Path, job_file: Path | None = None) -> Trained:
     if (path / "config.json").is_file():
         model = read_config(path)
         check_weights(path, model)
-        return TrainedFolder(path, model)
+        return TrainedFolder(path, model, _dtype(path / "config.json"))
     return TrainedRun(path, job_of(path, job_file))
+
+
+def _dtype(file: Path) -> torch.dtype:
+    config = read_object(file)
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if name not in _DTYPES:
+        raise refusal(f"{file}: dtype", repr(name), "is none that is computed in", *_DTYPES)
+    return getattr(torch, name)

@@ -59,7 +59,9 @@ def _length(model: HFLlama) -> int:
 
 def _rope_in_form_of(source: Mapping[str, Any], rope: Rope) -> dict[str, Any]:
     if source.get("rope_parameters"):
-        return {"rope_parameters": rope}
+        # transformers 5 writes no others, and takes them from where they are.
+        beside = {"rope_theta": rope["rope_theta"], "rope_scaling": None}
+        return {"rope_parameters": rope, **{n: v for n, v in beside.items() if n in source}}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     scaled = rope["rope_type"] != "default"
     return {"rope_theta": rope["rope_theta"], "rope_scaling": scaling if scaled else None}

@@ -5,10 +5,12 @@ import logging
 import pytest
 from torchtitan.config.manager import custom_registry
 
+from tests.support.hf import write_llama
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.trainer import LighthouseTrainer
 
 
@@ -100,3 +102,12 @@ def test_a_folder_that_is_read_is_missed(tmp_path):
     job = parse(tmp_path, tokenizer__name="huggingface", model__hf_assets_path="nowhere")
     with pytest.raises(RefusalError, match=r"model\.hf_assets_path = 'nowhere' must be a folder"):
         LighthouseTrainer(job)
+
+
+def test_a_model_s_folder_that_is_not_there_is_not_another(tmp_path, monkeypatch):
+    """Its path is kept, whatever reads it: the working directory may hold a model too."""
+    write_llama(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    job = parse(tmp_path, model__flavor="hf", model__hf_assets_path="nowhere")
+    with pytest.raises(RefusalError, match=r"model\.hf_assets_path=nowhere is no folder"):
+        model_args_of(job)

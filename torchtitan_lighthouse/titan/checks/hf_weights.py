@@ -10,8 +10,9 @@ from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.rope import extended_rope, rope_in_words
 from torchtitan_lighthouse.hf.weights import check_weights
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR
 from torchtitan_lighthouse.titan.folder.steps import checkpoint_folder
-from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from torchtitan_lighthouse.attention.config import LighthouseConfig
 
+HF_FLAVOR = "hf"
+"""The ``model.flavor`` whose sizes are those of config.json in ``model.hf_assets_path``."""
+
 
 @dataclass
 class Lighthouse:

@@ -16,7 +16,7 @@ from torchtitan_lighthouse.titan.config.command_line import (
     refusing_unreadable_jobs,
 )
 from torchtitan_lighthouse.titan.config.field_types import refuse_wrong_types
-from torchtitan_lighthouse.titan.config.job_config import JobConfig
+from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR, JobConfig
 
 JOB_FILE = "job.json"
 """What the trainer saves the whole config of a run as, in its dump folder."""
@@ -68,7 +68,7 @@ class LighthouseConfigManager(ConfigManager):
     def _validate_config(self) -> None:
         # torchtitan 0.2.2 warns of a folder that is not there, whether or not anything reads it.
         model, in_hf = self.config.model, self.config.checkpoint.initial_load_in_hf
-        is_read = self.config.tokenizer.name != "byte" or in_hf
+        is_read = self.config.tokenizer.name != "byte" or in_hf or model.flavor == HF_FLAVOR
         unread = not is_read and not Path(model.hf_assets_path).exists()
         if unread:
             model.hf_assets_path = "."

@@ -16,7 +16,8 @@ from torchtitan_lighthouse.hf.assets import CONFIG_FILES, TOKENIZER_FILES, copy_
 from torchtitan_lighthouse.hf.config import read_config
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
+from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 MODEL_FILE = "model.json"

@@ -13,10 +13,8 @@ from torchtitan_lighthouse.attention.config import LighthouseConfig
 from torchtitan_lighthouse.estimate.flops import attention_flops_saved
 from torchtitan_lighthouse.hf.config import HFLlama, read_config
 from torchtitan_lighthouse.hf.rope import Rope, checked_rope, extended_rope
-from torchtitan_lighthouse.refusal import RefusalError
-
-HF_FLAVOR = "hf"
-"""The ``model.flavor`` whose sizes are those of config.json in ``model.hf_assets_path``."""
+from torchtitan_lighthouse.refusal import RefusalError, refusal
+from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR
 
 
 @dataclass
@@ -85,7 +83,11 @@ class LighthouseModelArgs(TransformerModelArgs):
                 no RoPE of its.
         """
         if job_config.model.flavor == HF_FLAVOR:
-            theirs = self.of_hf(read_config(Path(job_config.model.hf_assets_path)))
+            path = job_config.model.hf_assets_path
+            if not Path(path).is_dir():
+                rule = f"is no folder, of which model.flavor = {HF_FLAVOR!r} takes the sizes"
+                raise refusal("model.hf_assets_path", path, rule)
+            theirs = self.of_hf(read_config(Path(path)))
             for field in fields(TransformerModelArgs):
                 setattr(self, field.name, getattr(theirs, field.name))
         self.rope = extended_rope(self.rope, job_config.rope.given())

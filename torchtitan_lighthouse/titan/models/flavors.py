@@ -6,7 +6,8 @@ from torchtitan.models.llama3 import TransformerModelArgs, llama3_args
 from torchtitan.models.llama3.model.args import RoPEScalingArgs
 
 from torchtitan_lighthouse.data.bytes import VOCAB_SIZE
-from torchtitan_lighthouse.titan.models.args import HF_FLAVOR, LighthouseModelArgs
+from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR
+from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 
 MODEL_NAME = "llama3_lighthouse"
 
