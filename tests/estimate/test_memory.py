@@ -25,6 +25,11 @@ SELECTIVE = {"activation_checkpoint__mode": "selective"}
 OP, ATTENTION = CHECKPOINTING["selective"], CHECKPOINTING["attention"]
 DENSE = {"lighthouse__enable": False}
 NO_DENSE_LAYER = {"lighthouse__dense_layers": []}
+DILATED = {
+    "lighthouse__scorer": "dilated",
+    "lighthouse__dilation": 5,
+    "training__seq_len": 97_920,
+}
 EIGHT_BATCHES = {"training__global_batch_size": 8}
 SHORT = {"training__seq_len": 32_768, "lighthouse__topk": 512}
 # 530M_byte without the embedding: 30 blocks, the last norm, the output.
@@ -88,9 +93,10 @@ def test_measured_reservation(fields, reserved):
 
 # memory/max_active(GiB) of two ranks that share a sequence and a GPU, an NVIDIA H100 in the dense
 # run and an H200 in the others: FSDP, compile, torch's ring attention.
+TILES_FOR_TWO = {"lighthouse__steps": -1, "lighthouse__tile": 64}
 MEASURED_BY_TWO_RANKS = {
     "1m-full": ("lighthouse_530m_1m_cp8", {"lighthouse__steps": -1}, 54.53),
-    "lighthouse-none": ("recoverability_25m_16k", {"lighthouse__steps": -1}, 2.449),
+    "lighthouse-none": ("recoverability_25m_16k", TILES_FOR_TWO, 2.449),
     "dense-none": ("recoverability_25m_16k", DENSE, 3.056),
 }
 
@@ -256,7 +262,7 @@ def test_the_uncompiled_loss_has_three_float32_tensors():
         (FULL, 80, 16 * 12),
         (SELECTIVE, 80, 16 * 12),
         (FULL | {"parallelism__context_parallel_degree": 2}, 139, 16 * 12),
-        (FULL | {"lighthouse__scorer": "dilated", "lighthouse__dilation": 5}, 80, 16 * 12 * 5),
+        (FULL | DILATED, 80, 16 * 12 * 5),
     ],
     ids=["full", "selective", "cp2", "dilated"],
 )
@@ -288,13 +294,31 @@ def test_nothing_fits_where_not_even_the_weights_do():
         ({"activation_checkpoint__mode": "memory_budget"}, None, "activation_checkpoint.mode"),
         ({"model__flavor": "530B"}, None, "530M_byte"),
         ({"parallelism__context_parallel_degree": 2}, 3, "multiply to 2, which is not 3"),
+        ({"parallelism__tensor_parallel_degree": 3}, None, "tensor_parallel_degree=3 must divide"),
+        (
+            {**SELECTIVE, "activation_checkpoint__selective_ac_option": "all"},
+            None,
+            "ac_option='all'",
+        ),
+        ({"training__local_batch_size": 0}, None, "training.local_batch_size=0"),
+        ({"training__seq_len": 1000}, None, "seq_len=1000 must be a multiple"),
+        ({"lighthouse__steps": 10**6}, None, "lighthouse.steps = 1000000 must be from 0"),
+        ({"model__name": "llama3"}, None, "model.name = 'llama3' must be"),
         ({}, 0, "multiply to 1, which is not 0"),
     ],
-    ids=["pipeline", "offload", "memory-budget", "flavor", "gpus", "no-gpus"],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_is_not_modelled_is_refused(fields, gpus, message):
+def test_what_is_not_modelled_or_trained_is_refused(fields, gpus, message):
     with pytest.raises(ValueError, match=message):
         layouts_of(paper_job(**fields), gpus)
+
+
+@pytest.mark.parametrize("gib", ["0", "-8", "nan", "inf"])
+def test_a_gpu_has_some_memory(capsys, gib):
+    with pytest.raises(SystemExit) as end:
+        memory_tool.main([str(PAPER), "--gpu-gib", gib])
+    assert end.value.code == 2
+    assert f"{gib} must be a positive number" in capsys.readouterr().err
 
 
 def test_the_script_prints_every_stage_and_the_largest_seq_len(capsys):

@@ -156,6 +156,16 @@ def test_runs_that_are_not_the_paper_s_are_refused(bench_paper):
         bench_paper("--only", "sparse")
 
 
+@pytest.mark.parametrize(
+    "runs", [[""], ["--lighthouse.no-enable"], ["dense", "dense --training.seq_len 128"]]
+)
+def test_variants_have_names_of_their_own(trainer, tmp_path, runs):
+    options = [f"--run={run}" for run in runs]
+    with pytest.raises(RefusalError, match=r"--run '.*': each needs a name of its own"):
+        benchmark_tool.main([str(path("quickstart")), "--out", str(tmp_path / "out"), *options])
+    assert not trainer.launches
+
+
 @pytest.mark.parametrize("gpus", [2, 4])
 def test_a_smaller_node_makes_smaller_runs(tmp_path, gpus):
     smaller = [*SMALLER.split(), "--training.global_batch_size", str(gpus)]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torchtitan_lighthouse.experiments.folder import is_finished
 from torchtitan_lighthouse.experiments.run import Run
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND, read_metrics
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
@@ -92,9 +93,17 @@ def compared(
     Args:
         named_options: of each the name, and its own options.
         common: options of all.
+
+    Raises:
+        RefusalError: a variant without a name, two of one name, or a job that cannot be read.
     """
+    variants = [list(variant) for variant in named_options]
+    names = [variant[0] if variant else "" for variant in variants]
+    for name in names:
+        if not name or name.startswith("-") or names.count(name) > 1:
+            raise RefusalError(f"--run {name!r}: each needs a name of its own before its options")
     benchmarks: list[Benchmark] = []
-    for name, *own in named_options:
+    for name, *own in variants:
         options = [*common, *own]
         run = benchmark_run(config, out / name, steps=steps, options=options, gpus=gpus)
         first = benchmarks[0].run.name if benchmarks else name

@@ -7,8 +7,22 @@ from torchtitan.distributed import ParallelDims
 
 from torchtitan_lighthouse.estimate.layout import Layout, checkpointing_of
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.checks.activation_checkpointing import (
+    check_activation_checkpointing,
+)
+from torchtitan_lighthouse.titan.checks.attention import check_attention
+from torchtitan_lighthouse.titan.checks.model import check_model
+from torchtitan_lighthouse.titan.checks.parallelism import check_parallelism, check_sequence_lengths
+from torchtitan_lighthouse.titan.checks.stages import check_stages
+from torchtitan_lighthouse.titan.checks.values import check_values
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.stages import stage_at
+
+_CHECKS = (
+    *(check_model, check_values, check_parallelism, check_stages, check_attention),
+    *(check_sequence_lengths, check_activation_checkpointing),
+)
+"""Those that look at numbers alone."""
 
 
 def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[str, Layout]:
@@ -19,9 +33,12 @@ def layouts_of(job_config: JobConfig, gpus: int | None = None) -> dict[str, Layo
         gpus: how many it runs on; by default as few as its parallelism takes.
 
     Raises:
-        RefusalError: an unknown flavor, parallelism that does not fit ``gpus``, or something whose
-            memory is not modelled.
+        RefusalError: a job that could not train, whatever its folders hold; parallelism that does
+            not fit ``gpus``; or something whose memory is not modelled.
     """
+    _check_modelled(job_config)
+    for check in _CHECKS:
+        check(job_config)
     layout = _layout(job_config, parallel_dims_of(job_config, gpus))
     stages = [stage_at(step, job_config.lighthouse) for step in (1, job_config.training.steps)]
     dense = replace(layout, lighthouse_layers=())
@@ -51,7 +68,6 @@ def parallel_dims_of(job_config: JobConfig, gpus: int | None) -> ParallelDims:
 
 
 def _layout(job_config: JobConfig, dims: ParallelDims) -> Layout:
-    _check_modelled(job_config)
     args = model_args_of(job_config)
     args.update_from_config(job_config)
     training, compiler = job_config.training, job_config.compile

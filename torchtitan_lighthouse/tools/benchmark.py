@@ -31,7 +31,7 @@ def main(args: list[str] | None = None) -> None:
     benchmarks = compared(
         options.config,
         options.out,
-        [shlex.split(run) for run in options.run],
+        options.run,
         steps=options.steps,
         skip=options.skip,
         common=options.common,
@@ -50,7 +50,9 @@ def main(args: list[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
-    parser.add_argument("--run", action="append", required=True, help='"NAME [OPTIONS]"')
+    parser.add_argument(
+        "--run", type=shlex.split, action="append", required=True, help='"NAME [OPTIONS]"'
+    )
     parser.add_argument("--nproc", type=int, default=1, help="processes, one per GPU")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--skip", type=int, default=4, help="leading steps not timed")

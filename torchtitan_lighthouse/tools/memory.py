@@ -13,6 +13,7 @@ and saves the more time the more of the step is dense attention; "full" where no
 """
 
 import argparse
+from math import inf
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="[as few as [parallelism] takes]")
     parser.add_argument(
         "--gpu-gib",
-        type=float,
+        type=_gib,
         metavar="GIB",
         help="also find the fastest activation checkpointing and the largest seq_len that fit this",
     )
@@ -40,6 +41,13 @@ def main(args: list[str] | None = None) -> None:
     print(peaks_by_stage(layouts, job_config.training.seq_len))
     if options.gpu_gib is not None:
         print(fitting(layouts, job_config.training.seq_len, options.gpu_gib))
+
+
+def _gib(text: str) -> float:
+    gib = float(text)
+    if not 0 < gib < inf:
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number")
+    return gib
 
 
 if __name__ == "__main__":
