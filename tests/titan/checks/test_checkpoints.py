@@ -27,7 +27,7 @@ def refusal(job_config) -> str:
 
 
 def resume(folder, **fields):
-    return parse(folder, checkpoint__enable=True, **fields)
+    return parse(folder, **{"checkpoint__enable": True, **fields})
 
 
 @pytest.fixture
@@ -146,8 +146,17 @@ def test_a_step_of_a_run_that_saved_none_is_refused(tmp_path):
             {"checkpoint__initial_load_in_hf": True, "checkpoint__initial_load_model_only": False},
             "loads weights only: set checkpoint.initial_load_model_only = true",
         ),
+        ({"checkpoint__initial_load_in_hf_quantized": True}, "that nothing loads: leave it out"),
+        (
+            {"checkpoint__last_save_in_hf": True, "checkpoint__last_save_model_only": False},
+            "saves weights only: set checkpoint.last_save_model_only = true",
+        ),
+        (
+            {"checkpoint__create_seed_checkpoint": True, "checkpoint__enable": False},
+            "needs checkpoint.enable = true",
+        ),
     ],
-    ids=["load_step", "exclude_from_loading", "initial_load_in_hf"],
+    ids=["load_step", "exclude", "initial_load", "quantized", "last_save", "seed"],
 )
 def test_fields_that_torchtitan_would_find_fault_with_later(tmp_path, fields, words):
     with pytest.raises(RefusalError, match=words):
@@ -275,3 +284,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch, flavor,
     message = refusal(job_config)
     assert f"{path} is of another model than model.flavor = '{flavor}'" in message
     assert words in message
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_seed_is_saved_by_one_rank(tmp_path, monkeypatch, ranks):
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    job_config = parse(tmp_path, checkpoint__enable=True, checkpoint__create_seed_checkpoint=True)
+    if ranks == 1:
+        check_checkpoints(job_config)
+    else:
+        with pytest.raises(RefusalError, match="one rank, not 2"):
+            check_checkpoints(job_config)

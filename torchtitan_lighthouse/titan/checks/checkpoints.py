@@ -1,5 +1,6 @@
 """Checks the checkpoints that a run starts from, where torchtitan 0.2.2 goes wrong silently."""
 
+import os
 import re
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def check_checkpoints(job_config: JobConfig) -> None:
             than is asked of it, or is of another model; or ``initial_load_path`` would be ignored.
     """
     checkpoint = job_config.checkpoint
+    if checkpoint.create_seed_checkpoint:
+        _check_seed(checkpoint.enable)
     if not checkpoint.enable:
         return
     _check_fields(job_config)
@@ -85,6 +88,27 @@ def _check_fields(job_config: JobConfig) -> None:
         raise RefusalError(
             "checkpoint.initial_load_in_hf = true loads weights only: set "
             "checkpoint.initial_load_model_only = true"
+        )
+    if checkpoint.initial_load_in_hf_quantized and not checkpoint.initial_load_in_hf:
+        raise RefusalError(
+            "checkpoint.initial_load_in_hf_quantized = true is of weights that nothing loads: "
+            "leave it out"
+        )
+    if checkpoint.last_save_in_hf and not checkpoint.last_save_model_only:
+        raise RefusalError(
+            "checkpoint.last_save_in_hf = true saves weights only: set "
+            "checkpoint.last_save_model_only = true, or save a checkpoint that can be resumed and "
+            "export it (python -m torchtitan_lighthouse export)"
+        )
+
+
+def _check_seed(enabled: bool) -> None:
+    """Refuse a seed checkpoint where torchtitan finds out after the model is built."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 or not enabled:
+        raise RefusalError(
+            "checkpoint.create_seed_checkpoint = true needs checkpoint.enable = true and one rank, "
+            f"not {ranks}: the same seed starts any number of them"
         )
 
 
