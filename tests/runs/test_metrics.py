@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.runs import write_metrics
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.metrics import (
     METRICS_FILE,
     MetricsLog,
@@ -53,3 +54,10 @@ def test_a_checkpoint_without_a_history_begins_an_empty_one(checkpoint, tmp_path
     write_metrics(tmp_path / "one", (10, {}))
     continue_metrics(tmp_path / "two", tmp_path / checkpoint)
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"step": 3, "loss": 1.0}'])
+def test_a_file_of_another_program_is_refused(tmp_path, line):
+    (tmp_path / METRICS_FILE).write_text(f"{line}\n")
+    with pytest.raises(RefusalError, match=r"metrics\.jsonl is of no run of this package"):
+        read_metrics(tmp_path)

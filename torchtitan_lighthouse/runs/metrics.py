@@ -9,7 +9,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from torchtitan_lighthouse.refusal import RefusalError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -54,6 +56,7 @@ def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder has no metrics.
+        RefusalError: the file of that name is another's.
     """
     with Path(dump_folder, METRICS_FILE).open() as file:
         return in_step_order(_parsed(file))
@@ -69,12 +72,15 @@ def in_step_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(steps.values())
 
 
-def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
+def _parsed(file: TextIO) -> Iterator[dict[str, Any]]:
+    for line in file:
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:  # cut short by a kill
             continue
+        if not isinstance(record, dict) or not {"step", "started"} <= record.keys():
+            raise RefusalError(f"{file.name} is of no run of this package: {line.strip()[:80]}")
+        yield record
 
 
 def training_seconds(records: list[dict[str, Any]]) -> list[float]:
