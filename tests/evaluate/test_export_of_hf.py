@@ -139,6 +139,23 @@ def test_rope_that_stands_twice_is_changed_twice(tmp_path):
     assert error(model, tmp_path / "hf") < ROUNDING
 
 
+@pytest.mark.parametrize(
+    ("stages", "minds"),
+    [
+        ({"lighthouse__steps": -1}, True),
+        ({"lighthouse__steps": 0}, False),
+        ({"lighthouse__enable": False}, False),
+    ],
+    ids=["lighthouse", "after-the-switch", "dense"],
+)
+def test_tool_says_where_the_dense_stage_is_missing(tmp_path, capsys, stages, minds):
+    checkpoint, _, _ = trained(tmp_path, **stages)
+    export_tool.main([str(checkpoint), str(tmp_path / "hf")])
+    assert ("Mind: the checkpoint is of the Lighthouse stage" in capsys.readouterr().err) is minds
+    with pytest.raises(RefusalError, match="hf is a Hugging Face folder already"):
+        export_hf(tmp_path / "hf", tmp_path / "again")
+
+
 def test_tool_says_what_changed(tmp_path, capsys):
     checkpoint, _, _ = trained(tmp_path, **LONGER)
     export_tool.main([str(checkpoint), str(tmp_path / "hf"), "--dtype", "bfloat16"])

@@ -11,7 +11,9 @@ from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import read_job
 from torchtitan_lighthouse.titan.folder.job import job_file_of
 from torchtitan_lighthouse.titan.folder.model import ASSETS, read_model
+from torchtitan_lighthouse.titan.folder.steps import step_of
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
+from torchtitan_lighthouse.titan.stages import Stage, stage_at
 
 
 def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
@@ -24,9 +26,11 @@ def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        RefusalError: there is no ``job.json``, which torchtitan's own trainer writes if
-            ``job.save_config_file`` names it.
+        RefusalError: a Hugging Face folder; or there is no ``job.json``, which torchtitan's own
+            trainer writes if ``job.save_config_file`` names it.
     """
+    if (checkpoint / "config.json").is_file():
+        raise RefusalError(f"{checkpoint} is a Hugging Face folder already")
     if not (checkpoint / ".metadata").is_file():
         raise FileNotFoundError(
             f"{checkpoint} is no checkpoint: give a folder such as outputs/run/checkpoint/step-1000"
@@ -38,6 +42,11 @@ def job_of(checkpoint: Path, job_file: Path | None = None) -> JobConfig:
     if (checkpoint / ASSETS).is_dir():
         job_config.model.hf_assets_path = str(checkpoint / ASSETS)
     return job_config
+
+
+def stage_of(checkpoint: Path, job_config: JobConfig) -> Stage:
+    """Return the stage of the last step that a checkpoint has trained."""
+    return stage_at(step_of(checkpoint) or job_config.training.steps, job_config.lighthouse)
 
 
 def load_trained(

@@ -8,9 +8,15 @@ What is written: see ``torchtitan_lighthouse/evaluate/export.py``.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from torchtitan_lighthouse.tools.job_option import JOB_HELP
+
+_LIGHTHOUSE = (
+    "Mind: the checkpoint is of the Lighthouse stage, and attention is dense in the folder, where "
+    "such a model does worse. Export one of the dense stage"
+)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,10 +30,13 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--job", type=Path, metavar="FILE", help=JOB_HELP)
     options = parser.parse_args(args)
 
+    from torchtitan_lighthouse.evaluate.checkpoint import job_of, stage_of
     from torchtitan_lighthouse.evaluate.export import export_hf
 
     changed = export_hf(options.checkpoint, options.out, options.dtype, options.job)
     print(f"Wrote {options.out}")
+    if stage_of(options.checkpoint, job_of(options.checkpoint, options.job)) == "lighthouse":
+        print(_LIGHTHOUSE, file=sys.stderr)
     for name, value in changed.items():
         print(f"config.json: {name} is now {value}")
 
