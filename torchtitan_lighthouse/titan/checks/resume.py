@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torchtitan.config import JobConfig, LRScheduler
@@ -10,7 +11,7 @@ from torchtitan.tools.logging import logger
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import Lighthouse
 from torchtitan_lighthouse.titan.folder.job import changed_fields, saved_job
-from torchtitan_lighthouse.titan.folder.steps import resumed_checkpoint
+from torchtitan_lighthouse.titan.folder.steps import checkpoint_folder, resumed_checkpoint
 from torchtitan_lighthouse.titan.schedule import learning_rate_factors, schedule_steps
 from torchtitan_lighthouse.titan.stages import stage_at
 
@@ -35,6 +36,9 @@ def check_resume(job_config: JobConfig) -> None:
             a setting would be ignored, or nothing is left to train.
     """
     checkpoint = resumed_checkpoint(job_config)
+    if checkpoint and "train_state" in job_config.checkpoint.exclude_from_loading:
+        _check_count_from_one(job_config, checkpoint)
+        return
     saved = saved_job(checkpoint) if checkpoint else None
     if checkpoint is None or saved is None:
         return
@@ -58,6 +62,17 @@ def check_resume(job_config: JobConfig) -> None:
     if changes:
         listed = ", ".join(f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items())
         logger.info(f"Step {step} was saved under other settings: {listed}")
+
+
+def _check_count_from_one(job_config: JobConfig, checkpoint: Path) -> None:
+    """Refuse steps that count from 1 beside those that are there, or in a schedule that goes on."""
+    goes_on = "lr_scheduler" not in job_config.checkpoint.exclude_from_loading
+    if goes_on or checkpoint.parent == checkpoint_folder(job_config):
+        beside = "the schedule goes on" if goes_on else f"those of {checkpoint.parent} are there"
+        raise RefusalError(
+            "checkpoint.exclude_from_loading names train_state: steps would count from 1, and "
+            f"{beside}. Leave it out, {_AFRESH}"
+        )
 
 
 def _check_stage(job_config: JobConfig, saved: dict[str, Any], step: int) -> None:

@@ -85,7 +85,10 @@ class LighthouseModelArgs(TransformerModelArgs):
         if job_config.model.flavor == HF_FLAVOR:
             path = job_config.model.hf_assets_path
             if not Path(path).is_dir():
-                rule = f"is no folder, of which model.flavor = {HF_FLAVOR!r} takes the sizes"
+                rule = (
+                    f"is no folder, of which model.flavor = {HF_FLAVOR!r} takes the sizes (a run "
+                    "whose source is gone has them in its step-N/hf_assets)"
+                )
                 raise refusal("model.hf_assets_path", path, rule)
             theirs = self.of_hf(read_config(Path(path)))
             for field in fields(TransformerModelArgs):
