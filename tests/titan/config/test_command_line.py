@@ -1,6 +1,8 @@
 """Command lines and files that cannot be read are refused in a line."""
 
+import io
 import logging
+import sys
 
 import pytest
 from torchtitan.config.manager import custom_registry
@@ -20,20 +22,32 @@ def refusal(*args) -> str:
     return str(raised.value)
 
 
+def terminal(encoding: str) -> io.TextIOWrapper:
+    """A stdout that takes colours, and boxes if its encoding has them."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    stdout.isatty = lambda: True
+    return stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["steps"], ["Unrecognized options: steps"]),
         (["--training.stepz", "3"], ["--training.stepz", "perhaps --training.steps"]),
         (["--training.steps", "many"], ["--training.steps", "'many'"]),
         (["--lighthouse.topk"], ["--lighthouse.topk", "Missing value"]),
         (["--tokenizer.name", "words"], ["--tokenizer.name", "'byte', 'huggingface'"]),
     ],
-    ids=["option", "value", "no-value", "choice"],
+    ids=["word", "option", "value", "no-value", "choice"],
 )
-def test_a_wrong_command_line_is_one_line(args, words, capsys):
+def test_a_wrong_command_line_is_one_line(args, words, encoding, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", terminal(encoding))
+    monkeypatch.setenv("TERM", "xterm-256color")
     message = refusal(*args)
     assert all(word in message for word in words), message
-    assert "\n" not in message
+    assert message.isascii()
+    assert message.isprintable()
     assert len(message) < 200
     assert not "".join(capsys.readouterr())
 

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -24,15 +25,24 @@ _RULE = re.compile(r"^\s*-+\s*$", re.MULTILINE)
 
 
 @contextlib.contextmanager
-def refusing_unreadable_jobs() -> Iterator[None]:
+def refusing_unreadable_jobs(*, helps: bool) -> Iterator[None]:
     """Turn what torchtitan 0.2.2 prints, logs and raises of a bad job into one RefusalError.
 
     It prints a page of advice for an option that it does not know, and logs a traceback for a file
     that is not there.
+
+    Args:
+        helps: whether the help is asked for, which is printed.
     """
     printed = io.StringIO()
+    # Where stdout takes boxes and colours, tyro draws them in the page of advice, too.
+    out = sys.stdout if helps else io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed), mock.patch.object(manager.logger, "exception"):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(printed),
+            mock.patch.object(manager.logger, "exception"),
+        ):
             yield
     except SystemExit as end:
         if end.code:

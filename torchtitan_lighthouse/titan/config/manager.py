@@ -49,7 +49,7 @@ class LighthouseConfigManager(ConfigManager):
         helps = not {"-h", "--help"}.isdisjoint(args)
         markers = [] if helps else [tyro.conf.HelptextFromCommentsOff]
         tyro.conf.configure(*markers)(self.config_cls)
-        with refusing_unreadable_jobs():
+        with refusing_unreadable_jobs(helps=helps):
             return super().parse_args(args)
 
     def _dict_to_dataclass(self, cls: Any, data: dict[str, Any]) -> Any:
