@@ -162,6 +162,7 @@ def layer():
     distributed.destroy_process_group()
 
 
+@torch._dynamo.config.patch(automatic_dynamic_shapes=True)  # whatever a model here has set
 def test_lengths_share_one_dynamic_graph(layer):
     length = GEOMETRIES[2][1]
     counter = CompileCounterWithBackend("aot_eager")

@@ -48,6 +48,8 @@ def _wait(processes: ProcessContext, timeout: float) -> None:
 
 def _run(rank: int, function: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
+    # A rank's own workers, as in a rank of torchrun: not from a server that each rank would start.
+    multiprocessing.set_start_method("fork", force=True)
     function(rank, *args)
 
 
