@@ -1,5 +1,6 @@
 """From a job to the arguments of its model: a flavor, a Hugging Face folder, a module of a user."""
 
+import logging
 import sys
 
 import pytest
@@ -50,6 +51,28 @@ def test_torchtitan_gets_the_same(tmp_path, llama):
     given_to_torchtitan.max_seq_len = expected.max_seq_len
     assert given_to_torchtitan == expected
     assert expected.rope == {**LLAMA3, "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("flavor", "rope", "warns"),
+    [
+        ("tiny_byte", {}, False),
+        ("8B", {}, True),
+        ("hf", {}, True),
+        ("hf", {"rope__factor": 8.0}, False),
+    ],
+    ids=["plain", "scaled", "folder", "extended"],
+)
+def test_a_length_is_warned_of_where_the_model_has_a_shorter_one(
+    tmp_path, llama, caplog, flavor, rope, warns
+):
+    fields = {"model__hf_assets_path": llama[0], "training__seq_len": 2**18, **rope}
+    job_config = parse(tmp_path, model__flavor=flavor, **fields)
+    args = model_args_of(job_config)
+    with caplog.at_level(logging.WARNING):
+        args.update_from_config(job_config)
+    assert ("exceeds original maximum" in caplog.text) is warns
+    assert args.max_seq_len == 2**18
 
 
 @given(width=st.integers(2, 40_000), dim=st.integers(2, 20_000))

@@ -97,6 +97,11 @@ class LighthouseModelArgs(TransformerModelArgs):
 
     def update_from_config(self, job_config: JobConfig, **kwargs) -> None:
         self.take_model(job_config)
+        plain = self.rope["rope_type"] == "default" and job_config.model.flavor != HF_FLAVOR
+        if plain or job_config.rope.given():
+            # torchtitan 0.2.2 warns of more tokens than a default that says nothing of plain RoPE,
+            # nor of one that the job extends.
+            self.max_seq_len = job_config.training.seq_len
         super().update_from_config(job_config, **kwargs)
         section = job_config.lighthouse
         self.lighthouse = section.attention_config() if section.enable else None
