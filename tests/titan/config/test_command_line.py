@@ -60,6 +60,16 @@ def test_help_is_printed(capsys):
     assert "--lighthouse.topk INT k, how many entries each level above the tokens expands" in page
 
 
+def test_help_that_is_not_read_to_its_end_is_no_file_that_is_missing(monkeypatch):
+    def closed(_: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", terminal("ascii"))
+    monkeypatch.setattr(sys.stdout, "write", closed)
+    with pytest.raises(SystemExit):
+        LighthouseConfigManager().parse_args(["--help"])
+
+
 def test_jobs_read_before_do_not_slow_a_job():
     LighthouseConfigManager()
     rules = list(custom_registry._primitive_rules)

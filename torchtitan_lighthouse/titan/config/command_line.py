@@ -50,6 +50,8 @@ def refusing_unreadable_jobs(*, helps: bool) -> Iterator[None]:
         raise
     except tomllib.TOMLDecodeError as error:
         raise RefusalError(f"job.config_file is not TOML: {error}") from None
+    except BrokenPipeError:  # the help's reader has seen enough
+        raise SystemExit(1) from None
     except OSError as error:
         raise RefusalError(
             f"job.config_file = {str(error.filename)!r} cannot be read: {error.strerror}"
