@@ -7,6 +7,7 @@ from torch import distributed
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchtitan.config import JobConfig
 
+from tests.support.hf import write_llama
 from tests.support.jobs import checked_job
 from tests.support.models import build_meta_model
 from tests.support.runs import write_run
@@ -203,3 +204,11 @@ def test_a_run_that_continues_another_is_measured_from_its_own_start(tmp_path):
     result = measure(Benchmark(run, skip=1))
     assert result.losses == [3.0] * 4
     assert result.tokens_per_second == 5.0
+
+
+def test_a_model_of_a_folder_is_measured_without_its_weights(tmp_path):
+    write_llama(tmp_path / "llama")
+    folder = ["--model.hf_assets_path", str(tmp_path / "llama")]
+    run = benchmark_run(path("extend_tiny"), tmp_path / "run", steps=4, options=folder)
+    checkpoint = checked_job(run).checkpoint
+    assert not (checkpoint.enable or checkpoint.initial_load_in_hf or checkpoint.last_save_in_hf)

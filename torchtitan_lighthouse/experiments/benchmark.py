@@ -15,6 +15,7 @@ from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 _MFU = "mfu(%)"
 _OPTIONS = [
     *("--lighthouse.steps", "-1", "--checkpoint.no-enable", "--validation.no-enable"),
+    *("--checkpoint.no-initial_load_in_hf", "--checkpoint.no-last_save_in_hf"),
     *("--metrics.log_freq", "1", "--metrics.no-enable_wandb"),
 ]
 
@@ -59,7 +60,7 @@ def benchmark_run(
 ) -> Run:
     """Make the run of a job up to step ``steps``, all in its first stage.
 
-    Checkpoints, validation and wandb are off unless ``options`` turn them on. The learning rates
+    Checkpoints, a model's weights, validation and wandb are off unless ``options`` turn them on. The learning rates
     are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
     would jump.
     """
