@@ -60,9 +60,9 @@ def benchmark_run(
 ) -> Run:
     """Make the run of a job up to step ``steps``, all in its first stage.
 
-    Checkpoints, a model's weights, validation and wandb are off unless ``options`` turn them on. The learning rates
-    are those of the whole job: in a job of a few steps the warm-up would be as short, and the loss
-    would jump.
+    Checkpoints, a model's weights, validation and wandb are off unless ``options`` turn them on.
+    The learning rates are those of the whole job: in a job of a few steps the warm-up would be as
+    short, and the loss would jump.
     """
     job = LighthouseConfigManager().parse_args(["--job.config_file", str(config), *options])
     whole = str(job.lr_scheduler.total_steps or job.training.steps)
