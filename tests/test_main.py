@@ -34,10 +34,24 @@ def test_the_tools_are_listed_with_a_line_each(monkeypatch, capsys, args):
         (NotADirectoryError(20, "Not a directory", "run.txt/x"), "run.txt/x: Not a directory"),
         (IsADirectoryError(21, "Is a directory", "out"), "out: Is a directory"),
         (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (Exception("I/O error: No space left on device (os error 28)"), "the disk is full"),
         (ModuleNotFoundError("no", name="matplotlib.pyplot"), "torchtitan-lighthouse[plot]"),
         (ModuleNotFoundError("no", name="transformers"), "torchtitan-lighthouse[hf]"),
     ],
-    ids=["refusal", "file", "there", "full", "no-folder", "folder", "forbidden", "plot", "hf"],
+    ids=[
+        "refusal",
+        "file",
+        "there",
+        "full",
+        "no-folder",
+        "folder",
+        "forbidden",
+        "no-space",
+        "safetensors",
+        "plot",
+        "hf",
+    ],
 )
 def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, error, line):
     def fail(args):

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from typing import NoReturn
 
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, disk_is_full
 
 TOOLS = (
     *("configs", "plot", "compare", "memory", "niah", "export"),
@@ -53,6 +53,10 @@ def main() -> None:
     except _PATHS as error:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _refuse(name, where)
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        _refuse(name, "the disk is full, so its last file is not whole: free some and run it again")
 
 
 def usage() -> str:

@@ -1,5 +1,6 @@
 """What this package says when it will not go on: the field, its value, the rule and what works."""
 
+import errno
 import math
 from collections.abc import Iterable
 
@@ -38,3 +39,21 @@ def multiples(value: int, unit: int, at_least: int = 1) -> list[int]:
     smallest = math.ceil(max(at_least, 1) / unit) * unit
     below = value // unit * unit
     return sorted({max(below, smallest), max(below + unit, smallest)})
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_BY_WORDS = (
+    "failed writing file",  # torch.save's own writer: "… data/0: file write failed"
+    "No space left on device",  # safetensors
+)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: of Python, torch or safetensors."""
+    if error is None:
+        return False
+    if isinstance(error, OSError):
+        full = error.errno in _FULL
+    else:
+        full = any(words in str(error) for words in _FULL_BY_WORDS)
+    return full or disk_is_full(error.__cause__ or error.__context__)

@@ -1,6 +1,5 @@
 """torchtitan's checkpoints, each with the job that saved it; and a disk that is full, in words."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +13,12 @@ from torchtitan.components.checkpoint import DATALOADER, CheckpointManager
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config import JobConfig
 
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, disk_is_full
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.folder.data import DataFacts, data_facts, write_facts
 from torchtitan_lighthouse.titan.folder.hf import describe_model
 from torchtitan_lighthouse.titan.folder.job import write_job
 from torchtitan_lighthouse.titan.folder.model import write_model
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LighthouseCheckpointManager(CheckpointManager):
@@ -106,14 +103,9 @@ class LighthouseCheckpointManager(CheckpointManager):
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error of saving, on this rank, another, or in a writer."""
+    """Whether a full disk is behind an error of saving, on this rank or another."""
     if error is None:
         return False
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
     if isinstance(error, CheckpointException):
         return any(_disk_is_full(failure) for failure, _ in error.failures.values())
-    # torch.save's own writer has no errno: "… failed writing file data/0: file write failed".
-    if isinstance(error, RuntimeError) and "failed writing file" in str(error):
-        return True
-    return _disk_is_full(error.__cause__ or error.__context__)
+    return disk_is_full(error) or _disk_is_full(error.__cause__ or error.__context__)
