@@ -28,6 +28,7 @@ from torchtitan_lighthouse.titan.folder.lock import lock_folder
 from torchtitan_lighthouse.titan.folder.steps import finished_step, set_later_steps_aside
 from torchtitan_lighthouse.titan.launch.error_file import record_message
 from torchtitan_lighthouse.titan.launch.rank_log import show_warnings_of_all_ranks
+from torchtitan_lighthouse.titan.launch.ranks import this_rank
 from torchtitan_lighthouse.titan.launch.stop import StopRequest
 from torchtitan_lighthouse.titan.spec import build_checked_tokenizer, spec_with
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
@@ -174,4 +175,4 @@ class LighthouseTrainer(Trainer):
 
 
 def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return this_rank() == 0

@@ -3,6 +3,7 @@
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import refusal
+from torchtitan_lighthouse.titan.checks.compiled import require_compiled_model
 
 _MODES = ("none", "selective", "full", "memory_budget")
 _OPTIONS = ("op", "attention")
@@ -32,6 +33,4 @@ def _check_memory_budget(job_config: JobConfig) -> None:
         )
         working = [f'"{mode}"' for mode in _MODES if mode != "memory_budget"]
         raise refusal("activation_checkpoint.mode", '"memory_budget"', rule, *working)
-    if not (job_config.compile.enable and "model" in job_config.compile.components):
-        rule = "needs compile.enable = true with the model in compile.components"
-        raise refusal("activation_checkpoint.mode", '"memory_budget"', rule)
+    require_compiled_model(job_config, "activation_checkpoint.mode", '"memory_budget"')

@@ -1,6 +1,5 @@
 """Checks the checkpoints that a run starts from, where torchtitan 0.2.2 goes wrong silently."""
 
-import os
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torchtitan_lighthouse.titan.folder.steps import (
     saved_steps,
     step_of,
 )
+from torchtitan_lighthouse.titan.launch.ranks import number_of_ranks
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.stages import stage_at
 
@@ -104,7 +104,7 @@ def _check_fields(job_config: JobConfig) -> None:
 
 def _check_seed(enabled: bool) -> None:
     """Refuse a seed checkpoint where torchtitan finds out after the model is built."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = number_of_ranks()
     if ranks > 1 or not enabled:
         raise RefusalError(
             "checkpoint.create_seed_checkpoint = true needs checkpoint.enable = true and one rank, "

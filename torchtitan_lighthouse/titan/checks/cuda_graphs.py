@@ -1,10 +1,10 @@
 """Where blocks can be replayed as CUDA graphs."""
 
-import os
-
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import refusal
+from torchtitan_lighthouse.titan.checks.compiled import require_compiled_model
+from torchtitan_lighthouse.titan.launch.ranks import number_of_ranks
 
 _FIELD = "compile.cuda_graphs"
 
@@ -14,12 +14,10 @@ def check_cuda_graphs(job_config: JobConfig) -> None:
     section = job_config.compile
     if not section.cuda_graphs:
         return
-    if not (section.enable and "model" in section.components):
-        rule = "needs compile.enable = true with the model in compile.components"
-        raise refusal(_FIELD, "true", rule)
+    require_compiled_model(job_config, _FIELD, "true")
     if section.backend != "inductor":
         raise refusal(_FIELD, "true", f'needs compile.backend = "inductor", not {section.backend}')
-    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (ranks := number_of_ranks()) > 1:
         rule = (
             f"is for a run on one GPU, not on {ranks} ranks: parameters that ranks share have "
             "other addresses at each step"

@@ -7,8 +7,10 @@ from torchtitan.config import JobConfig
 from torchtitan.config.job_config import Parallelism
 
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+from torchtitan_lighthouse.titan.checks.compiled import require_compiled_model
 from torchtitan_lighthouse.titan.checks.context_parallel import check_context_parallel
 from torchtitan_lighthouse.titan.checks.pipeline import check_pipeline
+from torchtitan_lighthouse.titan.launch.ranks import number_of_ranks
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 _DEGREES = ("data_parallel_replicate", "context_parallel", "tensor_parallel", "pipeline_parallel")
@@ -31,7 +33,7 @@ def _check_world(layout: Parallelism) -> None:
     degrees = {f"{kind}_degree": getattr(layout, f"{kind}_degree") for kind in _DEGREES}
     sharding = layout.data_parallel_shard_degree
     if "WORLD_SIZE" in os.environ:
-        ranks, placed = int(os.environ["WORLD_SIZE"]), prod(degrees.values())
+        ranks, placed = number_of_ranks(), prod(degrees.values())
         if ranks % placed or sharding not in (-1, ranks // placed):
             product = " · ".join(f"{name} = {degree}" for name, degree in degrees.items())
             raise RefusalError(
@@ -60,11 +62,8 @@ def _check_tensor_parallel(job_config: JobConfig) -> None:
             working = [n for n in range(1, most + 1) if most % n == 0]
             rule = f"must divide the {size} {what} of model.flavor"
             raise refusal("parallelism.tensor_parallel_degree", degree, rule, *working)
-    if layout.enable_async_tensor_parallel and not (
-        job_config.compile.enable and "model" in job_config.compile.components
-    ):
-        rule = "needs compile.enable = true with the model in compile.components"
-        raise refusal("parallelism.enable_async_tensor_parallel", "true", rule)
+    if layout.enable_async_tensor_parallel:
+        require_compiled_model(job_config, "parallelism.enable_async_tensor_parallel", "true")
 
 
 def check_sequence_lengths(job_config: JobConfig) -> None:

@@ -6,6 +6,7 @@ from torchtitan.config import JobConfig
 from torchtitan.distributed.pipeline_parallel import generate_llm_fqn_per_model_part
 
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+from torchtitan_lighthouse.titan.checks.compiled import compiles_model
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 
 _ONE_STAGE = ("1F1B", "GPipe")
@@ -53,10 +54,9 @@ def _check_zero_bubble(job_config: JobConfig) -> None:
     They run the backward in two parts, which neither of these can do.
     """
     schedule = job_config.parallelism.pipeline_parallel_schedule
-    compiled = job_config.compile.enable and "model" in job_config.compile.components
     mode = job_config.activation_checkpoint.mode
     others = [name for name in _SCHEDULES if name not in _ZERO_BUBBLE]
-    if compiled or mode != "none":
+    if compiles_model(job_config) or mode != "none":
         working = 'compile.enable = false and activation_checkpoint.mode = "none"'
     elif job_config.validation.enable and schedule == "ZBVZeroBubble":
         working = "validation.enable = false"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan_lighthouse.data.corpora import corpus_of
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.hf_tokenizer import DocumentTokenizer
+from torchtitan_lighthouse.titan.launch.ranks import number_of_ranks, this_rank
 
 DATA_FILE = "data.json"
 _VERSION = 1
@@ -61,10 +61,10 @@ def data_parallel_ranks(job_config: JobConfig) -> tuple[int, int]:
     """Return how many of torchrun's ranks read different text, and which of these this one is."""
     layout = job_config.parallelism
     inner = layout.tensor_parallel_degree * layout.context_parallel_degree
-    ranks = int(os.environ.get("WORLD_SIZE", "1")) // (inner * layout.pipeline_parallel_degree)
+    ranks = number_of_ranks() // (inner * layout.pipeline_parallel_degree)
     ranks = max(ranks, 1)
     # torchtitan's mesh has the pipeline's stages outside, and what shares text inside.
-    return ranks, int(os.environ.get("RANK", "0")) // inner % ranks
+    return ranks, this_rank() // inner % ranks
 
 
 def write_facts(checkpoint: Path, facts: DataFacts) -> None:

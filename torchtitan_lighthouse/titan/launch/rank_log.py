@@ -5,6 +5,8 @@ import os
 
 from torchtitan.tools.logging import init_logger, logger
 
+from torchtitan_lighthouse.titan.launch.ranks import this_rank
+
 _ASKED = "LOG_RANK"
 """As in torchtitan: the numbers of the ranks to show, separated by commas."""
 
@@ -18,7 +20,7 @@ def init_rank_logger() -> None:
     logging.captureWarnings(True)
     asked = os.environ.get(_ASKED) or "0"
     for handler in logger.handlers:
-        handler.addFilter(RankFilter(int(os.environ.get("RANK", "0")), asked.split(",")))
+        handler.addFilter(RankFilter(this_rank(), asked.split(",")))
 
 
 def show_rank(rank: int) -> None:
