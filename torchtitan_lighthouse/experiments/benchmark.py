@@ -125,6 +125,14 @@ def measure(benchmark: Benchmark) -> Result:
     )
 
 
+def write_table(benchmarks: Iterable[Benchmark], out: Path) -> str:
+    """Write the table of the finished runs into the folder ``out``, and return it."""
+    text = table(benchmarks)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text)
+    return text
+
+
 def table(benchmarks: Iterable[Benchmark]) -> str:
     """Tabulate the finished runs, each with its speed-up over its baseline."""
     finished = [benchmark for benchmark in benchmarks if is_finished(benchmark.run)]

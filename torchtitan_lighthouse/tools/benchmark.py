@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
     if options.steps <= options.skip:
         parser.error(f"--steps {options.steps} must be more than --skip {options.skip}")
 
-    from torchtitan_lighthouse.experiments.benchmark import compared, table
+    from torchtitan_lighthouse.experiments.benchmark import compared, write_table
     from torchtitan_lighthouse.experiments.devices import find_devices
     from torchtitan_lighthouse.experiments.schedule import train_all
 
@@ -39,10 +39,7 @@ def main(args: list[str] | None = None) -> None:
     )
     runs = [benchmark.run for benchmark in benchmarks]
     outcome = train_all(runs, find_devices(str(options.nproc)), options.minutes)
-    text = table(benchmarks)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "table.md").write_text(text)
-    print(text)
+    print(write_table(benchmarks, options.out))
     if outcome.unfinished:
         parser.exit(outcome.status, outcome.summary())
 

@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> None:
     parser = build_parser()
     options, overrides = parser.parse_known_args(args)
 
-    from torchtitan_lighthouse.experiments.benchmark import table
+    from torchtitan_lighthouse.experiments.benchmark import write_table
     from torchtitan_lighthouse.experiments.devices import find_devices
     from torchtitan_lighthouse.experiments.paper import paper_benchmarks
     from torchtitan_lighthouse.experiments.run import choose
@@ -37,10 +37,7 @@ def main(args: list[str] | None = None) -> None:
     benchmarks = list(paper_benchmarks(options.gpus, out, overrides))
     chosen = choose([benchmark.run for benchmark in benchmarks], options.only)
     outcome = train_all(chosen, find_devices(str(options.gpus)), options.minutes)
-    text = table(benchmarks)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text)
-    print(text)
+    print(write_table(benchmarks, out))
     if outcome.unfinished:
         parser.exit(outcome.status, outcome.summary())
 
