@@ -33,7 +33,7 @@ def test_the_tools_are_listed_with_a_line_each(monkeypatch, capsys, args):
         (FileExistsError("hf is not empty"), "hf is not empty"),
         (NotADirectoryError(20, "Not a directory", "run.txt/x"), "run.txt/x: Not a directory"),
         (IsADirectoryError(21, "Is a directory", "out"), "out: Is a directory"),
-        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: Permission denied"),
+        (PermissionError(13, "Permission denied", "locked/x"), "locked/x: Permission denied"),
         (OSError(28, "No space left on device"), "the disk is full"),
         (Exception("I/O error: No space left on device (os error 28)"), "the disk is full"),
         (ModuleNotFoundError("no", name="matplotlib.pyplot"), "torchtitan-lighthouse[plot]"),

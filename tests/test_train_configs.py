@@ -10,7 +10,7 @@ from torchtitan.hf_datasets.text_datasets import DATASETS
 from torchtitan.protocols.train_spec import get_train_spec
 
 from tests.support.checkpoints import write_index
-from tests.support.hf import write_headers
+from tests.support.hf import SIZES, write_headers
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.models.args import lighthouse_layers
@@ -50,12 +50,7 @@ EXTENDED = {
     "extend_llama3_1_8b_131k": LLAMA3_1_8B,
     "extend_llama3_1_8b_1m": LLAMA3_1_8B,
     "extend_tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 90,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 320,
+        **SIZES,
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 256,
     },

@@ -25,9 +25,19 @@ LLAMA3 = {
 }
 """A scaling that bites within 256 tokens: of eight frequencies two are kept, one is in between."""
 
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 90,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+}
+"""Those of a small Llama with grouped heads and a width that no flavor has."""
+
 
 def write_llama(folder: Path, *, max_shard_size: str = "5GB", **config: Any) -> LlamaForCausalLM:
-    """Write a small Llama of random weights, grouped heads and a width that no flavor has.
+    """Write a Llama of ``SIZES`` with random weights.
 
     The weights are large enough that attention is sharp: a wrong rotation changes every logit.
 
@@ -35,12 +45,7 @@ def write_llama(folder: Path, *, max_shard_size: str = "5GB", **config: Any) -> 
         config: in place of the fields below.
     """
     fields = {
-        "hidden_size": 64,
-        "intermediate_size": 90,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 320,
+        **SIZES,
         "rms_norm_eps": 1e-3,
         "max_position_embeddings": 384,
         "rope_parameters": LLAMA3,
