@@ -177,3 +177,12 @@ def test_seeds_share_a_colour_and_an_entry(charts, tmp_path):
     colours = [line.get_color() for line in charts[0][0].get_lines() if len(line.get_xdata()) > 2]
     assert colours[0] == colours[1] != colours[2]
     assert legend(charts[0][0])[:2] == ["dense (2 seeds)", "lighthouse-seed0"]
+
+
+@pytest.mark.parametrize("length", [10, 40, 120, 240])
+def test_the_legend_is_within_the_chart(charts, tmp_path, length):
+    runs = [write_run(tmp_path / (name * length), range(1, 9), 0) for name in "abcde"]
+    plot_tool.main([*map(str, runs), "--out", str(tmp_path / "out.png")])
+    figure = charts[0][0].figure
+    (drawn,) = figure.legends
+    assert drawn.get_window_extent().width <= figure.bbox.width

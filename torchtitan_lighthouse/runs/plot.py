@@ -17,6 +17,7 @@ matplotlib.use("Agg")  # there may be no display
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETUP
 from matplotlib.ticker import MaxNLocator
@@ -106,9 +107,7 @@ def _draw(curves: list[Curve], out: Path) -> None:
         style: dict[str, Any] = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)]}
         _draw_curve(panels[0], curve, curve.steps, alone=len(curves) == 1, **style)
         _draw_curve(panels[1], curve, curve.seconds / length, alone=len(curves) == 1, **style)
-    handles = _legend(curves)
-    columns = min(len(handles), 4)
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
+    _add_legend(figure, _legend(curves))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     plt.close(figure)
@@ -130,6 +129,19 @@ def _draw_curve(
         axes.plot(x[above], np.full(above.sum(), top), marker=CARETUP, mfc=fill, **marks)
     for switch in curve.switches:
         axes.axvline(x[switch], color=color, linestyle="--", linewidth=1)
+
+
+def _add_legend(figure: Figure, handles: list[Line2D]) -> None:
+    """Put the legend on top, in as many columns as the figure is wide enough for."""
+    for columns in range(min(len(handles), 4), 0, -1):
+        place: dict[str, Any] = {"loc": "outside upper center", "ncols": columns, "frameon": False}
+        legend = figure.legend(handles=handles, **place)
+        width = legend.get_window_extent().width / figure.bbox.width
+        if width <= 1:
+            return
+        legend.remove()
+    # One label alone is too long for the usual size of letters.
+    figure.legend(handles=handles, **place, fontsize=0.98 * plt.rcParams["font.size"] / width)
 
 
 def _legend(curves: list[Curve]) -> list[Line2D]:
