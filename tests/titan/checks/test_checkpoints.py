@@ -141,7 +141,8 @@ def test_a_step_of_a_run_that_saved_none_is_refused(tmp_path):
     ("fields", "words"),
     [
         ({"checkpoint__load_step": -2}, "load_step = -2 must be a step, or -1"),
-        ({"checkpoint__exclude_from_loading": ["data"]}, "names data, and can name model, opt"),
+        ({"checkpoint__exclude_from_loading": ["data"]}, "names data, and can name optimizer"),
+        ({"checkpoint__exclude_from_loading": ["model"]}, "would go on from random weights"),
         (
             {"checkpoint__initial_load_in_hf": True, "checkpoint__initial_load_model_only": False},
             "loads weights only: set checkpoint.initial_load_model_only = true",
@@ -156,7 +157,7 @@ def test_a_step_of_a_run_that_saved_none_is_refused(tmp_path):
             "needs checkpoint.enable = true",
         ),
     ],
-    ids=["load_step", "exclude", "initial_load", "quantized", "last_save", "seed"],
+    ids=["load_step", "exclude", "exclude_model", "initial_load", "quantized", "last_save", "seed"],
 )
 def test_fields_that_torchtitan_would_find_fault_with_later(tmp_path, fields, words):
     with pytest.raises(RefusalError, match=words):

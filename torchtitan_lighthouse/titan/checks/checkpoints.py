@@ -20,7 +20,7 @@ from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.titan.stages import stage_at
 
 _LATEST = -1
-_EXCLUDABLE = ("model", "optimizer", "dataloader", "lr_scheduler", "train_state")
+_EXCLUDABLE = ("optimizer", "dataloader", "lr_scheduler", "train_state")
 
 
 def check_checkpoints(job_config: JobConfig) -> None:
@@ -37,7 +37,7 @@ def check_checkpoints(job_config: JobConfig) -> None:
         return
     _check_fields(job_config)
     saved = checkpoint_to_load(job_config)
-    if saved is not None and "model" not in checkpoint.exclude_from_loading:
+    if saved is not None:
         difference = saved.difference(model_args_of(job_config))
         if difference:
             raise RefusalError(
@@ -78,6 +78,11 @@ def _check_fields(job_config: JobConfig) -> None:
     if checkpoint.load_step < _LATEST:
         raise RefusalError(
             f"checkpoint.load_step = {checkpoint.load_step} must be a step, or -1 for the latest"
+        )
+    if "model" in checkpoint.exclude_from_loading:
+        raise RefusalError(
+            "checkpoint.exclude_from_loading names model: training would go on from random "
+            "weights. Leave it out, or choose another job.dump_folder to start afresh"
         )
     if unknown := set(checkpoint.exclude_from_loading) - set(_EXCLUDABLE):
         raise RefusalError(
