@@ -43,6 +43,22 @@ def test_a_run_that_the_server_does_not_know_is_refused(monkeypatch):
         read_wandb("team/project/abc")
 
 
+@pytest.mark.parametrize("breaks", ["at once", "half way"])
+def test_a_server_that_does_not_answer_is_named(monkeypatch, wandb, breaks):
+    def rows():
+        yield {"_step": 1, "_timestamp": 1e9, "_runtime": 0, "lighthouse/stage": 1}
+        raise ConnectionError("Name or service not known")  # as requests' errors, an OSError
+
+    def fail(_: str):
+        raise ConnectionError("Name or service not known")
+
+    found = fail if breaks == "at once" else lambda _: SimpleNamespace(scan_history=rows)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb, "run", found)
+    with pytest.raises(RefusalError, match=r"from https://api\.wandb\.ai failed: Name or service"):
+        read_wandb("team/project/abc")
+
+
 def test_without_wandb_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(RefusalError, match="pip install wandb"):

@@ -23,11 +23,15 @@ def read_wandb(path: str) -> list[dict[str, Any]]:
             "`wandb login`, or set WANDB_API_KEY"
         )
     try:
-        run = wandb.Api().run(path)
+        rows = list(wandb.Api().run(path).scan_history())
     except (ValueError, wandb.errors.Error) as error:
         raise RefusalError(f"{path} is not a folder, and {wandb_server()} says: {error}") from error
+    except OSError as error:
+        raise RefusalError(
+            f"{path} is not a folder, and reading it from {wandb_server()} failed: {error}"
+        ) from error
     records: list[dict[str, Any]] = []
-    for row in run.scan_history():
+    for row in rows:
         metrics = {name: value for name, value in row.items() if value is not None}
         if "lighthouse/stage" not in metrics:
             continue
