@@ -20,7 +20,7 @@ from torchtitan_lighthouse.hf.config import read_config
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.folder.job import write_job
-from torchtitan_lighthouse.titan.folder.model import MODEL_FILE, read_model, write_model
+from torchtitan_lighthouse.titan.folder.model import ASSETS, MODEL_FILE, read_model, write_model
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
 from torchtitan_lighthouse.tools import export as export_tool
 
@@ -103,6 +103,15 @@ def test_shorter_training_does_not_shorten_the_model(tmp_path):
 def test_length_is_not_below_that_of_rope(tmp_path):
     checkpoint, _, _ = trained(tmp_path, rope__original_max_position_embeddings=2048)
     assert export_hf(checkpoint, tmp_path / "hf")["max_position_embeddings"] == 2048
+
+
+def test_a_second_stage_keeps_what_the_first_has_of_the_source(tmp_path):
+    first, _, before = trained(tmp_path)
+    job_config = parse(tmp_path, checkpoint__initial_load_path=first)
+    second = tmp_path / "stage2/checkpoint/step-2"
+    write_model(second, job_config, read_model(first, job_config))
+    assert json.loads((second / ASSETS / "config.json").read_text()) == before
+    assert (second / ASSETS / "generation_config.json").exists()
 
 
 @pytest.mark.parametrize("change", [None, scale], ids=["equal", "trained-apart"])

@@ -62,8 +62,9 @@ def _config_folder(job_config: JobConfig, args: LighthouseModelArgs) -> Path | N
     """Return the folder whose config.json is of this model, if the job names one."""
     checkpoint, model = job_config.checkpoint, job_config.model
     folders = []
-    if checkpoint.initial_load_in_hf and checkpoint.initial_load_path:
-        folders.append(checkpoint.initial_load_path)
+    if checkpoint.initial_load_path:
+        path = Path(checkpoint.initial_load_path)
+        folders.append(path if checkpoint.initial_load_in_hf else path / ASSETS)
     if checkpoint.initial_load_in_hf or model.flavor == HF_FLAVOR:
         folders.append(model.hf_assets_path)
     if job_config.tokenizer.name == "huggingface":
