@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("triton")
 
 KERNELS = {
+    "_merge_kernel",
     "_norm_scores_kernel",
     "_select_kernel",
     "_windows_to_slots_kernel",

@@ -22,6 +22,11 @@ def _grouped(length: int, grad: bool = False) -> tuple[torch.Tensor, ...]:
     return tuple(_rows(length, heads, grad) for heads in (4, 2, 2))
 
 
+def _part(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention to some keys, and its log-sum-exp."""
+    return _rows(length), torch.randn(1, 4, length)
+
+
 def _arguments(name: str, rotation: torch.Tensor | None = None) -> tuple:
     nodes = random_selection(CONFIG, LENGTH).nodes
     scores = torch.rand(2, 1, 2, LENGTH)
@@ -34,6 +39,7 @@ def _arguments(name: str, rotation: torch.Tensor | None = None) -> tuple:
         "gather_backward": lambda: (*_grouped(SLOTS), nodes, rotation, LENGTH, *PYRAMID),
         "scatter": lambda: (_rows(SLOTS, grad=True), nodes, LENGTH, *PYRAMID, 2),
         "scatter_backward": lambda: (_rows(LENGTH), nodes, SLOTS, *PYRAMID, 2),
+        "merge": lambda: (*_part(LENGTH), *_part(LENGTH), *_part(LENGTH // 2), torch.bfloat16),
     }
     return arguments[name]()
 
@@ -56,6 +62,7 @@ def _to(device: str, value: object) -> object:
         "gather_backward",
         "scatter",
         "scatter_backward",
+        "merge",
     ],
 )
 def test_opcheck(name, device):
@@ -67,6 +74,10 @@ def test_opcheck(name, device):
 def test_opcheck_with_a_rotation(name):
     rotation = torch.randn(CONFIG.coarsest_window, 8, 2)
     torch.library.opcheck(getattr(ops, name), _arguments(name, rotation))
+
+
+def test_opcheck_of_a_merge_without_other_parts():
+    torch.library.opcheck(ops.merge, (*_part(LENGTH), *[None] * 4, torch.float32))
 
 
 def test_gradient_of_the_gather_is_its_transpose():

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from types import SimpleNamespace
 
 import torch
@@ -45,6 +46,10 @@ def launch_all(config, seq_len, heads, dim, dtype):
         kernels.gather_backward(*gathered, nodes, rotation, seq_len, *pyramid)
     out = kernels.scatter(gathered[0], nodes, seq_len, *pyramid, 1)
     kernels.scatter_backward(out, nodes, slots, *pyramid, 1)
+    lse = torch.empty(q.shape[:-1])
+    half = (q[:, :, seq_len // 2 :], lse[:, :, seq_len // 2 :])
+    for earlier, later in product(((None, None), (q, lse)), ((None, None), half)):
+        kernels.merge(q, lse, *earlier, *later, dtype)
 
 
 def compile_instead_of_running(compute_capability: int) -> None:

@@ -7,15 +7,16 @@ mask lets it see, in three calls of SDPA or fewer, merged by their log-sum-exps.
 attention makes W calls, and passes gradients of keys and values around the ring in float32.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.distributed_c10d import _resolve_process_group
 
+from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
 from torchtitan_lighthouse.attention.exchange import all_gather
+from torchtitan_lighthouse.attention.reference import empty_rows
 from torchtitan_lighthouse.attention.sdpa import Numbers, attend, attend_backward
 from torchtitan_lighthouse.refusal import RefusalError
 
@@ -71,16 +72,15 @@ def attend_across_ranks(
     A collective: every rank of the group must call it.
     """
     received, work = _start_gather(k, v, group_name, size)
-    part, lse = attend(q, k, v, Numbers(True, scale))
-    out = part.to(_wide(q))
+    own = attend(q, k, v, Numbers(True, scale))
     work.wait()
-    for rows, pieces in _beyond_own_pieces(q, rank, size):
-        part, part_lse = attend(q[:, :, rows], *_unpacked(received[pieces]), Numbers(False, scale))
-        lse_of_rows = lse[:, :, rows]
-        share = torch.sigmoid(part_lse - lse_of_rows).unsqueeze(-1)
-        out[:, :, rows].lerp_(part.to(out.dtype), share)
-        lse_of_rows.copy_(torch.logaddexp(lse_of_rows, part_lse))
-    return out.to(q.dtype).transpose(1, 2).contiguous().transpose(1, 2), lse.contiguous()
+    earlier, later = (
+        attend(q[:, :, beyond.rows], *_unpacked(received[beyond.pieces]), Numbers(False, scale))
+        if beyond
+        else (None, None)
+        for beyond in _beyond_own_pieces(q, rank, size)
+    )
+    return ops.merge(*own, *earlier, *later, q.dtype)
 
 
 @torch.library.custom_op("lighthouse::attend_across_ranks_backward", mutates_args=())
@@ -102,7 +102,7 @@ def attend_across_ranks_backward(
     dq = part.to(_wide(q))
     sent = torch.zeros_like(received)
     work.wait()
-    for rows, pieces in _beyond_own_pieces(q, rank, size):
+    for rows, pieces in filter(None, _beyond_own_pieces(q, rank, size)):
         keys, values = _unpacked(received[pieces])
         grad_, q_, out_, lse_ = (x[:, :, rows] for x in (grad, q, out, lse))
         part, dk, dv = attend_backward(grad_, q_, keys, values, out_, lse_, Numbers(False, scale))
@@ -144,12 +144,20 @@ def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def _beyond_own_pieces(q: Tensor, rank: int, size: int) -> Iterator[tuple[slice, Any]]:
+class _Beyond(NamedTuple):
     """Rows of q, and the pieces of other ranks that these see all of, as indices of [W, 2, ...]."""
-    if rank > 0:
-        yield slice(None), (slice(rank), 0)
-    if rank < size - 1:
-        yield slice(q.shape[2] // 2, None), (slice(rank + 1, None),)
+
+    rows: slice
+    pieces: Any
+
+
+def _beyond_own_pieces(q: Tensor, rank: int, size: int) -> tuple[_Beyond | None, _Beyond | None]:
+    """What lies before both of the rank's pieces, and what between them."""
+    earlier = _Beyond(slice(None), (slice(rank), 0)) if rank > 0 else None
+    later = (
+        _Beyond(slice(q.shape[2] // 2, None), slice(rank + 1, None)) if rank < size - 1 else None
+    )
+    return earlier, later
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -158,9 +166,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 @attend_across_ranks.register_fake
 def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, heads, rows, dim = q.shape
-    out = q.new_empty(batch, rows, heads, dim).transpose(1, 2)
-    return out, q.new_empty(batch, heads, rows, dtype=_wide(q))
+    return empty_rows(q, q.shape[2]), q.new_empty(q.shape[:-1], dtype=_wide(q))
 
 
 @attend_across_ranks_backward.register_fake

@@ -130,6 +130,19 @@ scatter_backward = _define(
 )
 
 
+def _merge_fake(own: Tensor, own_lse: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    out = reference.empty_rows(own, own.shape[2], dtype=rest[-1])
+    return out, own_lse.new_empty(own_lse.shape)
+
+
+merge = _define(
+    "merge",
+    "(Tensor own, Tensor own_lse, Tensor? earlier, Tensor? earlier_lse, Tensor? later,"
+    " Tensor? later_lse, ScalarType dtype) -> (Tensor out, Tensor lse)",
+    _merge_fake,
+)
+
+
 def _register_transpose(name: str, transpose: Callable, rows: int, tables: int) -> None:
     """Make ``transpose`` the backward of an op, which is linear in its rows.
 

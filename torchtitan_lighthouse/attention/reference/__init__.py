@@ -4,6 +4,7 @@ Shapes: B batch, H selection heads (one per key/value head), Hx a multiple of H,
 S gathered entries, D head dim; L levels, pooling factor p. ``selection.py`` describes ``nodes``.
 """
 
+from torchtitan_lighthouse.attention.reference.merge import merge
 from torchtitan_lighthouse.attention.reference.scores import (
     dilated_scores,
     gla_scores,
@@ -24,6 +25,7 @@ __all__ = [
     "gather",
     "gather_backward",
     "gla_scores",
+    "merge",
     "norm_scores",
     "scatter",
     "scatter_backward",

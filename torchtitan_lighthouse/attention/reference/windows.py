@@ -139,15 +139,15 @@ def _slots_to_windows(
     return empty_rows(y, seq_len).copy_(out.flatten(2, 3))
 
 
-def empty_rows(y: Tensor, seq_len: int) -> Tensor:
+def empty_rows(y: Tensor, seq_len: int, dtype: torch.dtype | None = None) -> Tensor:
     """Allocate the rows that entries y, [B, Hx, S, D], are added to: [B, Hx, N, D], uninitialised.
 
-    They have y's dtype, lie in memory as [B, N, Hx, D], and are no view, so that they can be added
-    to in place.
+    They have y's dtype unless another is given, lie in memory as [B, N, Hx, D], and are no view, so
+    that they can be added to in place.
     """
     batch, heads, _, dim = y.shape
     shape = (batch, heads, seq_len, dim)
-    return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=y.dtype, device=y.device)
+    return torch.empty_permuted(shape, (0, 2, 1, 3), dtype=dtype or y.dtype, device=y.device)
 
 
 def _turn(rows: Tensor, rotation: Tensor) -> Tensor:
