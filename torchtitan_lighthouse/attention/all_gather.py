@@ -95,24 +95,32 @@ def attend_across_ranks_backward(
     rank: int,
     size: int,
     scale: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k and v. A collective, as ``attend_across_ranks`` is."""
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of q, laid out as q is, and of k and v together: [2, B, 2·n, Hkv, D].
+
+    A collective, as ``attend_across_ranks`` is.
+    """
     received, work = _start_gather(k, v, group_name, size)
-    part, *of_own = attend_backward(grad, q, k, v, out, lse, Numbers(True, scale))
-    dq = part.to(_wide(q))
-    sent = torch.zeros_like(received)
+    sent = torch.empty_like(received)
+    dq, dk, dv = attend_backward(grad, q, k, v, out, lse, Numbers(True, scale))
+    _pack(dk, dv, sent[rank])
+    others = [beyond for beyond in _beyond_own_pieces(q, rank, size) if beyond]
+    if len(others) > 1:  # one more addition may round to q's dtype, two may not
+        dq = dq.to(_wide(q))
     work.wait()
-    for rows, pieces in filter(None, _beyond_own_pieces(q, rank, size)):
+    for rows, pieces in others:
         keys, values = _unpacked(received[pieces])
         grad_, q_, out_, lse_ = (x[:, :, rows] for x in (grad, q, out, lse))
         part, dk, dv = attend_backward(grad_, q_, keys, values, out_, lse_, Numbers(False, scale))
-        dq[:, :, rows] += part
+        dq[:, :, rows].add_(part)
         _pack(dk, dv, sent[pieces])
+    if rank > 0:  # the second pieces of those before it lie after both of its own
+        sent[:rank, 1].zero_()
     of_ranks = torch.empty_like(sent)
     distributed.all_to_all_single(of_ranks, sent, group=_resolve_process_group(group_name))
-    of_others = _unpacked(of_ranks.sum(0, dtype=dq.dtype))
-    dk, dv = ((own + others).to(k.dtype) for own, others in zip(of_own, of_others, strict=True))
-    return tuple(x.contiguous() for x in (dq.to(q.dtype), dk, dv))
+    dkv = _empty_dkv(k)
+    torch.sum(of_ranks.flatten(1, 2), 0, out=dkv.permute(2, 0, 1, 3, 4))  # in float32 or wider
+    return _laid_out_as(q, dq), dkv
 
 
 def _start_gather(
@@ -135,12 +143,12 @@ def _start_gather(
 def _pack(k: Tensor, v: Tensor, into: Tensor) -> None:
     """Copy k and v, [B, Hkv, m, D] each, to ``into``, [..., 2, B, Hkv, D], by tokens."""
     for x, part in zip((k, v), into.unbind(-4), strict=True):
-        part.copy_(x.permute(2, 0, 1, 3).unflatten(0, part.shape[:-3]))
+        part.copy_(x.permute(2, 0, 1, 3).view(part.shape))
 
 
 def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
     """Split what ``_pack`` has packed."""
-    k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4)
+    k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4).unbind()
     return k, v
 
 
@@ -160,6 +168,16 @@ def _beyond_own_pieces(q: Tensor, rank: int, size: int) -> tuple[_Beyond | None,
     return earlier, later
 
 
+def _laid_out_as(q: Tensor, dq: Tensor) -> Tensor:
+    out = torch.empty_like(q)
+    return dq if (dq.dtype, dq.stride()) == (out.dtype, out.stride()) else out.copy_(dq)
+
+
+def _empty_dkv(k: Tensor) -> Tensor:
+    batch, heads, rows, dim = k.shape
+    return k.new_empty(2, batch, rows, heads, dim)
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -170,8 +188,8 @@ def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 @attend_across_ranks_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+def _(grad: Tensor, q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), _empty_dkv(k)
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -181,8 +199,9 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    gradients = attend_across_ranks_backward(grad, *ctx.saved_tensors, *ctx.numbers)
-    return (*gradients, *[None] * len(ctx.numbers))
+    dq, dkv = attend_across_ranks_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    dk, dv = dkv.transpose(2, 3).unbind()
+    return dq, dk, dv, *[None] * len(ctx.numbers)
 
 
 attend_across_ranks.register_autograd(_backward, setup_context=_keep)
