@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from torchtitan_lighthouse.attention import reference
+from torchtitan_lighthouse.attention.define import define, differentiate
 from torchtitan_lighthouse.attention.pyramid import table_lengths
-from torchtitan_lighthouse.refusal import RefusalError
 
 kernels: ModuleType | None = None
 if find_spec("triton") is not None:
@@ -25,31 +25,7 @@ _PYRAMID = "int levels, int pooling_factor"
 
 def _define(name: str, schema: str, fake: Callable) -> Callable:
     """Define an op that ``reference`` implements by the same name, and maybe ``kernels`` too."""
-    qualified = f"lighthouse::{name}"
-    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.register_fake(qualified, fake)
-    for module, device in ((reference, "CompositeExplicitAutograd"), (kernels, "CUDA")):
-        if hasattr(module, name):
-            torch.library.impl(qualified, device, _as_the_tensors_are(getattr(module, name)))
-    op: Callable = getattr(torch.ops.lighthouse, name).default
-    return op
-
-
-def _as_the_tensors_are(function: Callable) -> Callable:
-    """Run an op on its tensors' device and in their dtypes.
-
-    Triton would take the current device. Autocast does not reach into a compiled graph's ops, so
-    eager ones must not see it either.
-    """
-
-    def run(first: Tensor, *rest: Any) -> Any:
-        with torch.cuda.device_of(first):
-            if not torch.is_autocast_enabled(first.device.type):
-                return function(first, *rest)
-            with torch.autocast(first.device.type, enabled=False):
-                return function(first, *rest)
-
-    return run
+    return define(name, schema, fake, getattr(reference, name), getattr(kernels, name, None))
 
 
 def _scores_fake(q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -146,8 +122,7 @@ merge = _define(
 def _register_transpose(name: str, transpose: Callable, rows: int, tables: int) -> None:
     """Make ``transpose`` the backward of an op, which is linear in its rows.
 
-    Nothing else of the op has a gradient, and its transpose has no formula of its own: only a
-    second derivative would need one, and every call would pay for it.
+    Nothing else of the op has a gradient.
 
     Args:
         rows: how many tensors of rows the op takes, first of its arguments.
@@ -160,13 +135,11 @@ def _register_transpose(name: str, transpose: Callable, rows: int, tables: int) 
         ctx.numbers = inputs[rows + tables + 1 :]
 
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and any(grad.requires_grad for grad in grads):
-            raise RefusalError("Lighthouse attention has no second derivative (create_graph=True)")
         result = transpose(*grads, *ctx.saved_tensors, ctx.length, *ctx.numbers)
         result = result if isinstance(result, tuple) else (result,)
         return (*result, *[None] * (tables + 1 + len(ctx.numbers)))
 
-    torch.library.register_autograd(f"lighthouse::{name}", backward, setup_context=setup_context)
+    differentiate(name, backward, setup_context)
 
 
 _register_transpose("gather", gather_backward, rows=3, tables=2)
