@@ -176,3 +176,18 @@ def test_what_is_no_number_stays_so(merge, poisoned):
     out, lse = merge(*_arguments("both", parts), torch.float32)
     assert out[0, 0, [0, 35]].isnan().all()
     assert lse.isnan().sum() == 2
+
+
+@pytest.mark.gpu
+def test_offsets_beyond_32_bits():
+    """2.2e9 elements: the last rows are where 64-bit arithmetic puts them."""
+    length, heads, dim = 2**21 + 2**16, 8, 128
+    own = torch.zeros(1, length, heads, dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    own[:, :, -4:] = torch.randn(heads, 4, dim, device="cuda")
+    lse = torch.zeros(1, heads, length, device="cuda")
+    later = (own[:, :, length // 2 :], lse[:, :, length // 2 :].contiguous())
+    out, merged_lse = ops.merge(own, lse, None, None, *later, torch.bfloat16)
+    assert torch.equal(out[:, :, -4:], own[:, :, -4:])
+    assert out[:, :, :-4].count_nonzero() == 0
+    assert (merged_lse[:, :, : length // 2] == 0).all()
+    torch.testing.assert_close(merged_lse[0, :, -4:].exp(), torch.full((heads, 4), 2.0).cuda())

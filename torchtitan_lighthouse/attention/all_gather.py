@@ -10,12 +10,12 @@ attention makes W calls, and passes gradients of keys and values around the ring
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch import Tensor, nn
 
 from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.attention.context_parallel import ContextParallel
-from torchtitan_lighthouse.attention.exchange import all_gather
+from torchtitan_lighthouse.attention.define import define, differentiate
+from torchtitan_lighthouse.attention.packed import pack, start_gather, sum_over_ranks, unpacked
 from torchtitan_lighthouse.attention.reference import empty_rows
 from torchtitan_lighthouse.attention.sdpa import Numbers, attend, attend_backward
 from torchtitan_lighthouse.refusal import RefusalError
@@ -63,19 +63,14 @@ class AllGatherAttention(nn.Module):
         return out
 
 
-@torch.library.custom_op("lighthouse::attend_across_ranks", mutates_args=())
-def attend_across_ranks(
+def _across_ranks(
     q: Tensor, k: Tensor, v: Tensor, group_name: str, rank: int, size: int, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, in memory as [B, 2·n, Hq, D], and its log-sum-exp [B, Hq, 2·n].
-
-    A collective: every rank of the group must call it.
-    """
-    received, work = _start_gather(k, v, group_name, size)
+    received, work = start_gather(k, v, group_name, size)
     own = attend(q, k, v, Numbers(True, scale))
     work.wait()
     earlier, later = (
-        attend(q[:, :, beyond.rows], *_unpacked(received[beyond.pieces]), Numbers(False, scale))
+        attend(q[:, :, beyond.rows], *unpacked(received[beyond.pieces]), Numbers(False, scale))
         if beyond
         else (None, None)
         for beyond in _beyond_own_pieces(q, rank, size)
@@ -83,8 +78,11 @@ def attend_across_ranks(
     return ops.merge(*own, *earlier, *later, q.dtype)
 
 
-@torch.library.custom_op("lighthouse::attend_across_ranks_backward", mutates_args=())
-def attend_across_ranks_backward(
+def _across_ranks_fake(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return empty_rows(q, q.shape[2]), q.new_empty(q.shape[:-1], dtype=_wide(q))
+
+
+def _backward_across_ranks(
     grad: Tensor,
     q: Tensor,
     k: Tensor,
@@ -96,64 +94,38 @@ def attend_across_ranks_backward(
     size: int,
     scale: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of q, laid out as q is, and of k and v together: [2, B, 2·n, Hkv, D].
-
-    A collective, as ``attend_across_ranks`` is.
-    """
-    received, work = _start_gather(k, v, group_name, size)
+    received, work = start_gather(k, v, group_name, size)
     sent = torch.empty_like(received)
     dq, dk, dv = attend_backward(grad, q, k, v, out, lse, Numbers(True, scale))
-    _pack(dk, dv, sent[rank])
+    pack(dk, dv, sent[rank])
     others = [beyond for beyond in _beyond_own_pieces(q, rank, size) if beyond]
     if len(others) > 1:  # one more addition may round to q's dtype, two may not
         dq = dq.to(_wide(q))
     work.wait()
     for rows, pieces in others:
-        keys, values = _unpacked(received[pieces])
+        keys, values = unpacked(received[pieces])
         grad_, q_, out_, lse_ = (x[:, :, rows] for x in (grad, q, out, lse))
         part, dk, dv = attend_backward(grad_, q_, keys, values, out_, lse_, Numbers(False, scale))
         dq[:, :, rows].add_(part)
-        _pack(dk, dv, sent[pieces])
+        pack(dk, dv, sent[pieces])
     if rank > 0:  # the second pieces of those before it lie after both of its own
         sent[:rank, 1].zero_()
-    of_ranks = torch.empty_like(sent)
-    distributed.all_to_all_single(of_ranks, sent, group=_resolve_process_group(group_name))
-    dkv = _empty_dkv(k)
-    torch.sum(of_ranks.flatten(1, 2), 0, out=dkv.permute(2, 0, 1, 3, 4))  # in float32 or wider
-    return _laid_out_as(q, dq), dkv
+    as_q, dkv = _backward_across_ranks_fake(grad, q, k)
+    sum_over_ranks(sent, group_name, dkv)
+    if (dq.dtype, dq.stride()) != (as_q.dtype, as_q.stride()):
+        dq = as_q.copy_(dq)
+    return dq, dkv
 
 
-def _start_gather(
-    k: Tensor, v: Tensor, group_name: str, size: int
-) -> tuple[Tensor, distributed.Work]:
-    """Gather keys and values by rank, piece and token: [W, 2, n, 2, B, Hkv, D].
-
-    They are complete once the returned work has been waited for.
-
-    Packed so that the tokens of neighbouring pieces are neighbours, without a copy.
-    """
+def _backward_across_ranks_fake(
+    grad: Tensor, q: Tensor, k: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
     batch, heads, rows, dim = k.shape
-    sent = k.new_empty(rows, 2, batch, heads, dim)
-    _pack(k, v, sent)
-    received = sent.new_empty(size * rows, *sent.shape[1:])
-    work = all_gather(received, sent, group=_resolve_process_group(group_name), async_op=True)
-    return received.unflatten(0, (size, 2, -1)), work
-
-
-def _pack(k: Tensor, v: Tensor, into: Tensor) -> None:
-    """Copy k and v, [B, Hkv, m, D] each, to ``into``, [..., 2, B, Hkv, D], by tokens."""
-    for x, part in zip((k, v), into.unbind(-4), strict=True):
-        part.copy_(x.permute(2, 0, 1, 3).view(part.shape))
-
-
-def _unpacked(kv: Tensor) -> tuple[Tensor, Tensor]:
-    """Split what ``_pack`` has packed."""
-    k, v = kv.reshape(-1, *kv.shape[-4:]).permute(1, 2, 3, 0, 4).unbind()
-    return k, v
+    return torch.empty_like(q), k.new_empty(2, batch, rows, heads, dim)
 
 
 class _Beyond(NamedTuple):
-    """Rows of q, and the pieces of other ranks that these see all of, as indices of [W, 2, ...]."""
+    """Rows of q, and the pieces of other ranks that these see all of, as indices of the buffer."""
 
     rows: slice
     pieces: Any
@@ -168,28 +140,34 @@ def _beyond_own_pieces(q: Tensor, rank: int, size: int) -> tuple[_Beyond | None,
     return earlier, later
 
 
-def _laid_out_as(q: Tensor, dq: Tensor) -> Tensor:
-    out = torch.empty_like(q)
-    return dq if (dq.dtype, dq.stride()) == (out.dtype, out.stride()) else out.copy_(dq)
-
-
-def _empty_dkv(k: Tensor) -> Tensor:
-    batch, heads, rows, dim = k.shape
-    return k.new_empty(2, batch, rows, heads, dim)
-
-
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-@attend_across_ranks.register_fake
-def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return empty_rows(q, q.shape[2]), q.new_empty(q.shape[:-1], dtype=_wide(q))
+_PLACE = "str group_name, int rank, int size, float? scale"
+attend_across_ranks = define(
+    "attend_across_ranks",
+    f"(Tensor q, Tensor k, Tensor v, {_PLACE}) -> (Tensor out, Tensor lse)",
+    _across_ranks_fake,
+    _across_ranks,
+)
+"""Return the output, in memory as [B, 2·n, Hq, D], and its log-sum-exp [B, Hq, 2·n].
 
+A collective: every rank of the group must call it. Activation checkpointing should keep both, as of
+SDPA.
+"""
 
-@attend_across_ranks_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), _empty_dkv(k)
+_attend_across_ranks_backward = define(
+    "attend_across_ranks_backward",
+    f"(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, {_PLACE})"
+    " -> (Tensor dq, Tensor dkv)",
+    _backward_across_ranks_fake,
+    _backward_across_ranks,
+)
+"""Return the gradients of q, laid out as q is, and of k and v together: [2, B, 2·n, Hkv, D].
+
+A collective, too.
+"""
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -199,12 +177,9 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    dq, dkv = attend_across_ranks_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+    dq, dkv = _attend_across_ranks_backward(grad, *ctx.saved_tensors, *ctx.numbers)
     dk, dv = dkv.transpose(2, 3).unbind()
     return dq, dk, dv, *[None] * len(ctx.numbers)
 
 
-attend_across_ranks.register_autograd(_backward, setup_context=_keep)
-
-ATTEND = torch.ops.lighthouse.attend_across_ranks.default
-"""What activation checkpointing should keep of it: output and log-sum-exp, as of SDPA."""
+differentiate("attend_across_ranks", _backward, _keep)

@@ -14,8 +14,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from tests.support.jobs import parse
 from tests.support.models import CHECKPOINTING, build_model, loss, parallel_dims, tokens
 from tests.support.record_ops import RecordOps
-from torchtitan_lighthouse.attention.all_gather import ATTEND
-from torchtitan_lighthouse.attention.exchange import EXCHANGE
+from torchtitan_lighthouse.attention.all_gather import attend_across_ranks
+from torchtitan_lighthouse.attention.exchange import exchange_edges
 from torchtitan_lighthouse.titan.stages import AttentionSwitch
 
 SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -75,8 +75,8 @@ def test_among_ranks_that_share_a_sequence_no_edge_is_sent_again(
     AttentionSwitch([model]).use(stage)
     with RecordOps() as record:
         model(tokens()[:, :128]).sum().backward()
-    assert record.ops.count(ATTEND) == LAYERS + RUNS_AGAIN[checkpointing]
-    assert record.ops.count(EXCHANGE) == LIGHTHOUSE_LAYERS[stage]
+    assert record.ops.count(attend_across_ranks) == LAYERS + RUNS_AGAIN[checkpointing]
+    assert record.ops.count(exchange_edges) == LIGHTHOUSE_LAYERS[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)

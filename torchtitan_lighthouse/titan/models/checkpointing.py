@@ -20,8 +20,8 @@ from torchtitan.models.llama3.infra import parallelize as titan
 from torchtitan.tools.logging import logger
 
 from torchtitan_lighthouse.attention import ops
-from torchtitan_lighthouse.attention.all_gather import ATTEND as ATTEND_ACROSS_RANKS
-from torchtitan_lighthouse.attention.exchange import EXCHANGE
+from torchtitan_lighthouse.attention.all_gather import attend_across_ranks
+from torchtitan_lighthouse.attention.exchange import exchange_edges
 
 _SDPA = {
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
@@ -29,7 +29,7 @@ _SDPA = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
-    ATTEND_ACROSS_RANKS,
+    attend_across_ranks,
     torch.ops.torch_attn._varlen_attn.default,
     torch._higher_order_ops.flex_attention,
 }
@@ -53,8 +53,13 @@ def torchtitan_checkpointing(job_config: JobConfig) -> Iterator[JobConfig]:
     go when both are arguments or part of the job's config.
     """
     section = job_config.activation_checkpoint
-    saved_in_op = {*titan._op_sac_save_list, *ops.SELECTIVE_CHECKPOINT_SAVES, EXCHANGE, *_SDPA}
-    saved_in_block = {*ops.SELECTION, EXCHANGE}
+    saved_in_op = {
+        *titan._op_sac_save_list,
+        *ops.SELECTIVE_CHECKPOINT_SAVES,
+        exchange_edges,
+        *_SDPA,
+    }
+    saved_in_block = {*ops.SELECTION, exchange_edges}
     if keeps_attention(section):
         saved_in_block |= _SDPA
         job_config = replace(job_config, activation_checkpoint=replace(section, mode="full"))
