@@ -8,6 +8,7 @@ from torchtitan.distributed.pipeline_parallel import generate_llm_fqn_per_model_
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
 from torchtitan_lighthouse.titan.checks.compiled import compiles_model
 from torchtitan_lighthouse.titan.models.of_job import model_args_of
+from torchtitan_lighthouse.titan.torch_version import torch_is_before
 
 _ONE_STAGE = ("1F1B", "GPipe")
 _ZERO_BUBBLE = ("InterleavedZeroBubble", "ZBVZeroBubble")
@@ -38,14 +39,28 @@ def check_pipeline(job_config: JobConfig) -> None:
         _check_zero_bubble(job_config)
     microbatches = _check_microbatches(job_config)
     _check_stages(job_config)
-    validation = job_config.validation
-    if validation.enable and validation.local_batch_size % microbatches:
+    if job_config.validation.enable:
+        _check_validation(job_config, microbatches)
+
+
+def _check_validation(job_config: JobConfig, microbatches: int) -> None:
+    """Refuse batches that a pipeline which has trained cannot take."""
+    training, validation = job_config.training, job_config.validation
+    size = validation.local_batch_size
+    if size % microbatches:
         rule = (
             f"must be a multiple of the {microbatches} microbatches of training "
             "(training.local_batch_size / parallelism.pipeline_parallel_microbatch_size)"
         )
-        size = validation.local_batch_size
         raise refusal("validation.local_batch_size", size, rule, *multiples(size, microbatches))
+    if not torch_is_before(2, 12):
+        return
+    # Ranks of torch 2.11 receive each batch in what they have allocated for the first.
+    for field in ("local_batch_size", "seq_len"):
+        trained, validated = getattr(training, field), getattr(validation, field)
+        if trained != validated:
+            rule = f"must be training.{field} in a pipeline before torch 2.12"
+            raise refusal(f"validation.{field}", validated, rule, trained)
 
 
 def _check_zero_bubble(job_config: JobConfig) -> None:
