@@ -21,6 +21,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.components.checkpoints import LighthouseCheckpointManager
 from torchtitan_lighthouse.titan.components.loss import LayoutFreeLoss
 from torchtitan_lighthouse.titan.components.norm_spread import NormSpread
+from torchtitan_lighthouse.titan.components.partial_gradients import sum_partial_gradients
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.config.command_line import LAUNCH
 from torchtitan_lighthouse.titan.folder.job import write_job
@@ -32,6 +33,7 @@ from torchtitan_lighthouse.titan.launch.ranks import this_rank
 from torchtitan_lighthouse.titan.launch.stop import StopRequest
 from torchtitan_lighthouse.titan.spec import build_checked_tokenizer, spec_with
 from torchtitan_lighthouse.titan.stages import AttentionSwitch, Stage, stage_at
+from torchtitan_lighthouse.titan.torch_version import torch_is_before
 
 _NAMES = {"lighthouse": "Lighthouse attention", "dense": "dense SDPA"}
 
@@ -124,9 +126,12 @@ class LighthouseTrainer(Trainer):
     ) -> torch.Tensor:
         if self.parallel_dims.pp_enabled:
             self.loss_fn.gradient_scale = 1 / global_valid_tokens
-        return super().forward_backward_step(
+        loss = super().forward_backward_step(
             input_dict=input_dict, labels=labels, global_valid_tokens=global_valid_tokens
         )
+        if torch_is_before(2, 12):
+            sum_partial_gradients(self.model_parts)
+        return loss
 
     def _step_in_stage(
         self, data_iterator: Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]

@@ -1,8 +1,10 @@
 """Layouts of the ranks that cannot train are refused, whatever torchrun has started."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.support.jobs import parse
 from torchtitan_lighthouse.refusal import RefusalError
@@ -113,3 +115,42 @@ def test_layout_is_refused(tmp_path, monkeypatch, ranks, fields, words):
 def test_stock_trainer_is_refused_layouts_that_it_scales(tmp_path, fields):
     with pytest.raises(RefusalError, match=r"-m torchtitan_lighthouse\.train"):
         check_stock_trainer(parse(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("version", ["2.11.0+cu130", "2.12.0"])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"validation__local_batch_size": 16},
+            r"local_batch_size=16 .* before torch 2\.12; use 8$",
+        ),
+        ({"validation__seq_len": 128}, r"seq_len=128 must be training\.seq_len .* use 256$"),
+    ],
+    ids=["batch", "seq_len"],
+)
+def test_a_pipeline_of_torch_2_11_validates_batches_of_one_shape(
+    tmp_path, monkeypatch, version, fields, words
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "__version__", version)
+    same = {**pipeline(), **VALIDATION, "training__seq_len": 256, "validation__local_batch_size": 8}
+    check_job(parse(tmp_path, **same))
+    expected = nullcontext()
+    if version.startswith("2.11"):
+        expected = pytest.raises(RefusalError, match=words)
+    with expected:
+        check_job(parse(tmp_path, **same | fields))
+
+
+@pytest.mark.parametrize(("version", "ranks"), [("2.11.0", 2), ("2.11.0", 4), ("2.12.0", 2)])
+def test_stock_trainer_is_refused_a_layout_that_torch_2_11_does_not_clip(
+    tmp_path, monkeypatch, version, ranks
+):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    expected = nullcontext()
+    if (version, ranks) == ("2.11.0", 2):
+        expected = pytest.raises(RefusalError, match="does not clip the gradients of norms")
+    with expected:
+        check_stock_trainer(parse(tmp_path, **layout(tensor=2)))

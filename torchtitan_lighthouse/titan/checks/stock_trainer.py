@@ -3,11 +3,13 @@
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.launch.ranks import number_of_ranks
 from torchtitan_lighthouse.titan.stages import has_switch
+from torchtitan_lighthouse.titan.torch_version import torch_is_before
 
 
 def check_stock_trainer(job_config: JobConfig) -> None:
-    """Refuse a switch of the stage, and layouts whose gradient has another scale."""
+    """Refuse a switch of the stage, and layouts whose gradient is scaled or clipped otherwise."""
     section, training_steps = job_config.lighthouse, job_config.training.steps
     if has_switch(section, training_steps):
         raise RefusalError(
@@ -23,3 +25,10 @@ def check_stock_trainer(job_config: JobConfig) -> None:
                 f"parallelism.{field} = {degree}: torchtitan's own trainer scales the gradient by "
                 "the layout of the ranks there: launch -m torchtitan_lighthouse.train"
             )
+    tensor = layout.tensor_parallel_degree
+    if tensor > 1 and tensor == number_of_ranks() and torch_is_before(2, 12):
+        raise RefusalError(
+            f"parallelism.tensor_parallel_degree = {tensor}: torchtitan's own trainer does not "
+            "clip the gradients of norms there before torch 2.12: launch "
+            "-m torchtitan_lighthouse.train"
+        )
