@@ -139,9 +139,13 @@ def saved_steps(run) -> set[int]:
 
 def test_the_checkpoint_folder_is_the_job_s(planned):
     toml = SPLITS.replace('"32"]', '"32", "--checkpoint.folder", "saved"]')
-    run = by_name(planned(toml))["lighthouse20-dense12-seed0"]
+    wide = WIDE.replace("options = [", 'options = ["--checkpoint.folder", "own", ')
+    runs = by_name(planned(toml + wide))
+    run = runs["lighthouse20-dense12-seed0"]
     assert run.job.checkpoint.initial_load_path.endswith("lighthouse-stage1-seed0/saved/step-20")
     assert run.checkpoints == run.folder / "saved"
+    path = runs["wide-seed0"].job.checkpoint.initial_load_path
+    assert path.endswith("lighthouse-stage1-seed0/saved/step-22")
 
 
 def test_every_combination_of_a_grid_is_a_run_or_a_reason(planned):
@@ -188,6 +192,45 @@ def test_every_combination_of_a_grid_is_a_run_or_a_reason(planned):
             "needs a checkpoint",
         ),
         ("config = [", "experiment.toml cannot be read: "),
+        (
+            SPLITS.replace('["--training.steps", "32"]', '"--training.steps 32"'),
+            "must be a list of",
+        ),
+        ("seeds = 3" + SPLITS, "experiment.toml: seeds = 3 must be a list of integers"),
+        ("gpus = 0" + SPLITS, "gpus = 0 must be an integer of at least 1"),
+        (
+            SPLITS.replace("no-enable", "no-enable', '--validation.freq=0".replace("'", '"')),
+            "freq=0 must",
+        ),
+        (SPLITS + "[passkeys]\nlengths = [64]\ntrials = 0", "trials = 0 must be an integer of at"),
+        (SPLITS.replace('"dense"', '"../dense"'), "variant ../dense .* has no slash"),
+        (SPLITS + "[grid]\ntopk = 8", r"\[grid\]: topk = 8 must be a list of its values"),
+        ('config = "job.toml"\n[grid]\ntopk = [24]', "no combination .* topk-24: seq_len=256 must"),
+        (SPLITS.replace('"32"]', '"32", "--debug.seed=3"]'), "--debug.seed is given by the seeds"),
+        (SPLITS.replace('"32"]', '"32", "--job.dump-folder=x"]'), "--job.dump-folder is given by"),
+        (SPLITS.replace('"32"]', '"32", "--lighthouse.no-enable"]'), "splits need lighthouse.enab"),
+        (SPLITS.replace('"dense"', '"lighthouse-stage1"'), "two are called lighthouse-stage1"),
+        (SPLITS + WIDE + "splits = [0.75]", "wide .* has 'from' and 'splits'"),
+        (
+            SPLITS
+            + WIDE.replace("-stage1", "22-dense10")
+            .replace('"--l', '"--training.steps", "64", "--l', 1)
+            .replace("22\n", "40\n"),
+            "step 40 of lighthouse22-dense10, which must be below both .*, 32,",
+        ),
+        (
+            SPLITS.replace('"32"]', '"128", "--checkpoint.interval", "64"]').replace(
+                "0.625, 0.6875", "0.5078125"
+            ),
+            "step 65, and with .* 64 that takes a checkpoint at every 1 steps: begin from 64 or ",
+        ),
+        (
+            SPLITS.replace(
+                '"32"]',
+                '"32", "--validation.enable", "--validation.seq_len=256", "--validation.freq=12"]',
+            ),
+            r"validation.freq=12 must divide training.steps=32, .*; use 8 or 16",
+        ),
     ],
     ids=lambda value: value if len(value) < 70 else "",
 )
@@ -209,6 +252,10 @@ def test_chosen_runs_come_with_those_that_they_begin_from(planned):
     names = ["lighthouse-stage1-seed0", "lighthouse24-dense8-seed0", "dense-seed7"]
     assert [run.name for run in chosen] == names
     assert choose(runs, None) == runs
+    again = WIDE.replace("lighthouse-stage1", "wide").replace('name = "wide"', 'name = "wider"', 1)
+    runs = planned(SPLITS + WIDE + again.replace("at = 22", "at = 26")).runs
+    names = ["lighthouse-stage1-seed0", "wide-seed0", "wider-seed0"]
+    assert [run.name for run in choose(runs, ["wider"])] == names
     with pytest.raises(RefusalError, match="--only sparse: must be of dense dense-seed0 lighthou"):
         choose(runs, ["dense", "sparse"])
 

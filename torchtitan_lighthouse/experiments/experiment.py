@@ -28,13 +28,41 @@ trials = 50
 
 import itertools
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchtitan_lighthouse.experiments.run import Passkeys
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
+
+
+class _Kind(NamedTuple):
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _some(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and _all_of(value, *types)
+
+
+def _all_of(values: list[Any], *types: type) -> bool:
+    return all(type(value) in types for value in values)
+
+
+_TEXT = _Kind("a text", lambda value: isinstance(value, str))
+_TEXTS = _Kind("a list of texts", lambda value: isinstance(value, list) and _all_of(value, str))
+_COUNT = _Kind("an integer of at least 1", lambda value: type(value) is int and value > 0)
+_INTEGERS = _Kind("a list of integers", _some(int))
+_NUMBERS = _Kind("a list of numbers", _some(int, float))
+_TABLE = _Kind("a table", lambda value: isinstance(value, dict))
+_TABLES = _Kind("tables, [[variants]]", _some(dict))
+
+_ENTRIES = {"config": _TEXT, "options": _TEXTS, "seeds": _INTEGERS, "gpus": _COUNT}
+_ENTRIES |= {"variants": _TABLES, "grid": _TABLE, "passkeys": _TABLE}
+_VARIANT = {"name": _TEXT, "options": _TEXTS, "seeds": _INTEGERS, "splits": _NUMBERS}
+_VARIANT |= {"from": _TEXT, "at": _COUNT}
+_PASSKEYS = {"lengths": _INTEGERS, "trials": _COUNT}
 
 
 @dataclass(frozen=True)
@@ -81,12 +109,11 @@ def read_experiment(file: Path) -> Experiment:
         toml = tomllib.loads(file.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RefusalError(f"{file} cannot be read: {error}") from error
-    known = {"config", "options", "seeds", "gpus", "variants", "grid", "passkeys"}
-    _check_names(file.name, toml, known, needed={"config"})
+    _check_entries(file.name, toml, _ENTRIES, needed={"config"})
     variants = [_variant(file.name, entry) for entry in toml.get("variants", [])]
     variants += _combinations(toml.get("grid", {}))
     names = [variant.name for variant in variants]
-    if not names or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names) or "" in names:
         raise RefusalError(f"{file} needs variants, each with a name of its own")
     return Experiment(
         _config(file, toml["config"]),
@@ -99,17 +126,26 @@ def read_experiment(file: Path) -> Experiment:
 
 
 def _variant(file: str, entry: dict[str, Any]) -> Variant:
-    known = {"name", "options", "seeds", "splits", "from", "at"}
-    _check_names(f"a variant of {file}", entry, known, needed={"name"})
+    _check_entries(f"a variant of {file}", entry, _VARIANT, needed={"name"})
+    name = entry["name"]
+    if Path(name).name != name:
+        raise RefusalError(f"variant {name} of {file}: a folder has its name, so it has no slash")
     if ("from" in entry) != ("at" in entry):
-        raise RefusalError(f"variant {entry['name']} of {file}: 'from' and 'at' go together")
+        raise RefusalError(f"variant {name} of {file}: 'from' and 'at' go together")
+    if "from" in entry and "splits" in entry:
+        raise RefusalError(
+            f"variant {name} of {file} has 'from' and 'splits': its first stage begins at step 1"
+        )
     options, seeds, splits = (tuple(entry.get(n, ())) for n in ("options", "seeds", "splits"))
     source, at = entry.get("from"), entry.get("at", 0)
-    return Variant(entry["name"], options, seeds, splits, source, at)
+    return Variant(name, options, seeds, splits, source, at)
 
 
 def _combinations(grid: dict[str, list[Any]]) -> Iterator[Variant]:
     """Yield a variant for each combination of the values of ``[grid]``."""
+    for option, listed in grid.items():
+        if not isinstance(listed, list) or not listed:
+            raise RefusalError(f"[grid]: {option} = {listed!r} must be a list of its values")
     for values in itertools.product(*grid.values()) if grid else ():
         chosen = dict(zip(grid, values, strict=True))
         name = "_".join(f"{option}-{_shown(value)}" for option, value in chosen.items())
@@ -130,8 +166,7 @@ def _shown(value: Any) -> str:
 def _passkeys(file: str, entry: dict[str, Any] | None) -> Passkeys | None:
     if entry is None:
         return None
-    known = {f.name for f in fields(Passkeys)}
-    _check_names(f"[passkeys] of {file}", entry, known, needed={"lengths"})
+    _check_entries(f"[passkeys] of {file}", entry, _PASSKEYS, needed={"lengths"})
     passkeys = Passkeys(**{**entry, "lengths": tuple(entry["lengths"])})
     if passkeys.trials % 10:  # the retrieval tool's rule, which would end every run
         trials = multiples(passkeys.trials, 10)
@@ -147,8 +182,13 @@ def _config(file: Path, name: str) -> Path:
     return found
 
 
-def _check_names(where: str, table: dict[str, Any], known: set[str], needed: set[str]) -> None:
-    unknown, missing = sorted(set(table) - known), sorted(needed - set(table))
+def _check_entries(
+    where: str, table: dict[str, Any], kinds: Mapping[str, _Kind], needed: set[str]
+) -> None:
+    unknown, missing = sorted(set(table) - set(kinds)), sorted(needed - set(table))
     if unknown or missing:
         wrong = f"has {', '.join(unknown)}" if unknown else f"lacks {', '.join(missing)}"
-        raise RefusalError(f"{where} {wrong}: it can have {', '.join(sorted(known))}")
+        raise RefusalError(f"{where} {wrong}: it can have {', '.join(sorted(kinds))}")
+    for name, value in table.items():
+        if not kinds[name].fits(value):
+            raise RefusalError(f"{where}: {name} = {value!r} must be {kinds[name].words}")

@@ -1,7 +1,7 @@
 """From an experiment to its runs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.experiments.experiment import Experiment, Variant
 from torchtitan_lighthouse.experiments.run import Run
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, multiples, neighbours, refusal
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.model import check_model
 from torchtitan_lighthouse.titan.checks.schedule import check_schedule
 from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.validation import check_validation
+from torchtitan_lighthouse.titan.checks.values import check_values
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 
 
@@ -48,6 +49,9 @@ def plan(experiment: Experiment, out: Path, seeds: Sequence[int] = ()) -> Plan:
     names = {run.name for run in runs}
     if lacking := [run.source for run in runs if run.source and run.source not in names]:
         raise RefusalError(f"{', '.join(lacking)} must be trained, too, for others begin from it")
+    if not runs:
+        reasons = "; ".join(f"{name}: {why}" for name, why in planner.refused.items())
+        raise RefusalError(f"no combination of [grid] can be trained: {reasons}")
     return Plan(runs, planner.refused)
 
 
@@ -71,11 +75,18 @@ class _Planner:
         options = [*self._experiment.options, *variant.options]
         config_file = ["--job.config_file", str(self._experiment.config)]
         job = LighthouseConfigManager().parse_args([*config_file, *options])
+        if any(option.startswith("--debug.seed") for option in options):
+            raise RefusalError("--debug.seed is given by the seeds: leave it out, and set seeds")
         for check in _CHECKS:
             check(job)
+        if variant.splits and not job.lighthouse.enable:
+            raise RefusalError("splits need lighthouse.enable = true: leave one of both out")
         if self._experiment.passkeys and not job.checkpoint.enable:
             raise RefusalError("[passkeys] needs a checkpoint: leave out --checkpoint.no-enable")
+        _check_last_validation(job)
         for part in _parts(variant, job.training.steps):
+            if part.name in self._jobs:
+                raise RefusalError(f"two are called {part.name}: rename one")
             self._jobs[part.name] = job
             if part.source:
                 self._check_source(part)
@@ -84,11 +95,13 @@ class _Planner:
     def _check_source(self, variant: Variant) -> None:
         source = next((v for v in self.variants if v.name == variant.source), None)
         steps = self._jobs[variant.name].training.steps
+        if source is not None:
+            steps = min(steps, self._jobs[source.name].training.steps)
         if source is None or not 0 < variant.at < steps:
             names = ", ".join(v.name for v in self.variants) or "none"
             raise RefusalError(
-                f"it begins from step {variant.at} of {variant.source}, which must be below "
-                f"training.steps = {steps}, and of a variant above it: {names}"
+                f"it begins from step {variant.at} of {variant.source}, which must be below both "
+                f"variants' training.steps, {steps}, and of a variant above it: {names}"
             )
 
     def run(self, variant: Variant, seed: int) -> Run:
@@ -103,13 +116,14 @@ class _Planner:
         options += ["--lr_scheduler.total_steps", str(job.lr_scheduler.total_steps or steps)]
         if kept:
             # As often as the job has it, and at each step that others begin from.
-            interval = math.gcd(job.checkpoint.interval, *kept)
+            interval = _interval(variant.name, job.checkpoint.interval, kept)
             options += ["--checkpoint.enable", "--checkpoint.no-last_save_model_only"]
             options += ["--checkpoint.interval", str(interval), "--checkpoint.keep_latest_k", "0"]
         source = None
         if variant.source:
             source = _name(variant.source, seed)
-            path = self._out / source / job.checkpoint.folder / f"step-{variant.at}"
+            folder = self._jobs[variant.source].checkpoint.folder
+            path = self._out / source / folder / f"step-{variant.at}"
             options += ["--checkpoint.enable", "--checkpoint.no-initial_load_model_only"]
             options += ["--checkpoint.initial_load_path", str(path)]
         return Run(
@@ -130,6 +144,24 @@ class _Planner:
 
 def _name(variant: str, seed: int) -> str:
     return f"{variant}-seed{seed}"
+
+
+def _interval(name: str, interval: int, kept: Collection[int]) -> int:
+    """Return an interval of checkpoints that are at the job's and at the ``kept`` steps.
+
+    Raises:
+        RefusalError: there would be so many that the run's speed were that of the disk.
+    """
+    common, last = math.gcd(interval, *kept), max(kept)
+    if last // common > 20 * (last // interval + 1):
+        off = next(step for step in sorted(kept) if step % interval)
+        others = " or ".join(map(str, multiples(off, interval)))
+        raise RefusalError(
+            f"variant {name}: others begin from its step {off}, and with checkpoint.interval = "
+            f"{interval} that takes a checkpoint at every {common} steps: begin from {others}, or "
+            "set an interval that divides the step"
+        )
+    return common
 
 
 def _parts(variant: Variant, steps: int) -> Iterator[Variant]:
@@ -158,6 +190,15 @@ def _parts(variant: Variant, steps: int) -> Iterator[Variant]:
         )
 
 
+def _check_last_validation(job: JobConfig) -> None:
+    """Refuse a last held-out loss of a step before the end: torchtitan validates at multiples."""
+    steps, freq = job.training.steps, job.validation.freq
+    if job.validation.enable and steps % freq:
+        rule = f"must divide training.steps={steps}, for runs are compared at their ends"
+        divisors = (n for n in range(1, steps + 1) if steps % n == 0)
+        raise refusal("validation.freq", freq, rule, *neighbours(freq, divisors))
+
+
 def _check_text(job: JobConfig) -> None:
     sections = {"training": job.training}
     if job.validation.enable:
@@ -173,6 +214,6 @@ def _check_text(job: JobConfig) -> None:
 
 # The checks of a launch that need no checkpoint and read no text.
 _CHECKS = (
-    *(_check_text, check_model, check_validation, check_stages, check_schedule),
+    *(_check_text, check_model, check_values, check_validation, check_stages, check_schedule),
     check_attention,
 )

@@ -48,6 +48,17 @@ class Run:
     is_first_stage: bool = False
     passkeys: Passkeys | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse options that would lead elsewhere than the run is looked for.
+
+        Raises:
+            RefusalError: names the option.
+        """
+        for option in self.options:
+            name = option.partition("=")[0].replace("-", "_")
+            if name in ("__job.config_file", "__job.dump_folder"):
+                raise RefusalError(f"{option.partition('=')[0]} is given by the tool: leave it out")
+
     @property
     def arguments(self) -> list[str]:
         """The trainer's command-line arguments."""
@@ -90,5 +101,8 @@ def choose(runs: Sequence[Run], names: Sequence[str] | None) -> list[Run]:
     if unknown := [name for name in names if name not in known]:
         raise RefusalError(f"--only {' '.join(unknown)}: must be of {' '.join(known)}")
     chosen = [run for run in runs if {run.name, run.variant} & set(names)]
-    needed = {run.name for run in chosen} | {run.source for run in chosen}
+    needed: set[str] = set()
+    for run in reversed(runs):  # one begins from a run before it, which may begin from another
+        if run in chosen or run.name in needed:
+            needed |= {run.name} | ({run.source} if run.source else set())
     return [run for run in runs if run.name in needed]
