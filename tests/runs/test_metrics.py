@@ -1,5 +1,11 @@
 """A metrics.jsonl that survives crashes."""
 
+import errno
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 
 from tests.support.runs import write_metrics
@@ -47,6 +53,39 @@ def test_a_run_that_continues_another_begins_with_its_metrics(tmp_path):
     write_metrics(tmp_path / "two", (30, {"loss": 4}), started=50.0)
     continue_metrics(tmp_path / "two", checkpoint)
     assert [r["loss"] for r in read_metrics(tmp_path / "two")] == [1, 2, 4]
+
+
+def test_a_history_that_a_full_disk_cut_short_is_copied_again(tmp_path, monkeypatch):
+    write_metrics(tmp_path / "one", *((step, {}) for step in range(1, 5)))
+    write_text = Path.write_text
+
+    def fills(path, text):
+        write_text(path, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for write in (fills, write_text):
+        monkeypatch.setattr(Path, "write_text", write)
+        with suppress(OSError):
+            continue_metrics(tmp_path / "two", tmp_path / "one/checkpoint/step-4")
+    assert [r["step"] for r in read_metrics(tmp_path / "two")] == [1, 2, 3, 4]
+
+
+def test_a_line_of_which_the_disk_took_a_part_is_an_error(tmp_path):
+    """A limit on the file's size in the place of the disk's."""
+    code = f"""
+import resource, signal, sys
+sys.path[:] = {sys.path!r}
+from torchtitan_lighthouse.runs.metrics import MetricsLog
+log = MetricsLog(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+try:
+    log.append(1, "dense", {{"x": "y" * 400}})
+except OSError:
+    print("refused")
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "refused\n"
 
 
 @pytest.mark.parametrize("checkpoint", ["moved/step-20", "one/checkpoint/best"])

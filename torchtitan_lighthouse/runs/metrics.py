@@ -39,10 +39,16 @@ class MetricsLog:
             self._file.write(b"\n")
 
     def append(self, step: int, stage: str, metrics: dict[str, Any]) -> None:
-        """Write one line, in one call: a kill leaves whole lines."""
+        """Write one line, in one call: a kill leaves whole lines.
+
+        Raises:
+            OSError: the disk is full.
+        """
         times = {"time": time.time(), "started": self._started}
         record = {"step": step, **times, "stage": stage, **metrics}
-        self._file.write(json.dumps(record).encode() + b"\n")
+        line = json.dumps(record).encode() + b"\n"
+        while line:  # a disk that fills takes a part, and says so only when asked for the rest
+            line = line[self._file.write(line) :]
 
     def close(self) -> None:
         self._file.close()
@@ -111,4 +117,7 @@ def continue_metrics(dump_folder: str | Path, checkpoint: str | Path) -> None:
         return
     history = [record for record in read_metrics(source) if record["step"] <= int(step)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(json.dumps(record) + "\n" for record in history))
+    # Cut short by a kill or a full disk, it would be taken for the whole in the next launch.
+    half = target.with_name(f".{target.name}")
+    half.write_text("".join(json.dumps(record) + "\n" for record in history))
+    half.replace(target)
