@@ -1,5 +1,6 @@
 """Short runs that are compared, with a fake in the trainer's place."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import pytest
@@ -213,3 +214,29 @@ def test_a_model_of_a_folder_is_measured_without_its_weights(tmp_path):
     checkpoint = checked_job(run).checkpoint
     assert not checkpoint.initial_load_in_hf
     assert not checkpoint.last_save_in_hf
+
+
+def test_steps_that_are_not_timed_are_in_no_interval_that_is(tmp_path):
+    run = benchmark_run(path("lighthouse_530m_98k"), tmp_path / "run", steps=20)
+    for step, speed in ((1, 1.0), (5, 2.0), (10, 3.0), (15, 4.0), (20, 6.0)):
+        metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0}
+        write_run(run.folder, range(step, step + 1), 20, **metrics)
+    # The interval that ends at step 10 begins after step 5, the one before it after step 1.
+    speeds = [measure(Benchmark(run, skip)).tokens_per_second for skip in (1, 2, 5, 6)]
+    assert speeds == [3.5, 4.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(("steps", "is_timed"), [("9", False), ("10", True)])
+def test_a_benchmark_that_would_time_no_interval_is_refused(
+    trainer, tmp_path, monkeypatch, steps, is_timed
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    trainer.does(TRAINS)
+    config = str(path("lighthouse_530m_98k"))
+    options = ["--steps", steps, "--run", "lighthouse --metrics.log_freq 5"]
+    expected = nullcontext()
+    if not is_timed:
+        expected = pytest.raises(RefusalError, match=r"log_freq = 5 logs no .* use more --steps")
+    with expected:
+        benchmark_tool.main([config, "--out", str(tmp_path / "out"), *options])
+    assert bool(trainer.launches) == is_timed

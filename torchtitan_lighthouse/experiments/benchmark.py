@@ -37,10 +37,11 @@ class Result(NamedTuple):
     """What a run is compared by.
 
     Attributes:
-        tokens_per_second: per GPU, the median of the timed steps.
+        tokens_per_second: per GPU, the median of the timed steps, or of the intervals of them that
+            ``metrics.log_freq`` makes.
         mfu: percent, the same.
         reserved_gib: per GPU, what the allocator reserved at most in the timed steps.
-        losses: of each step, without those of a run that it continues.
+        losses: of each logged step, without those of a run that it continues.
     """
 
     tokens_per_second: float
@@ -96,7 +97,8 @@ def compared(
         common: options of all.
 
     Raises:
-        RefusalError: a variant without a name, two of one name, or a job that cannot be read.
+        RefusalError: a variant without a name, two of one name, a job that cannot be read, or one
+            that logs none of the steps to be timed.
     """
     variants = [list(variant) for variant in named_options]
     names = [variant[0] if variant else "" for variant in variants]
@@ -107,16 +109,34 @@ def compared(
     for name, *own in variants:
         options = [*common, *own]
         run = benchmark_run(config, out / name, steps=steps, options=options, gpus=gpus)
+        check_is_timed(run, skip)
         first = benchmarks[0].run.name if benchmarks else name
         benchmarks.append(Benchmark(run, skip, baseline=first))
     return benchmarks
+
+
+def check_is_timed(run: Run, skip: int) -> None:
+    """Refuse a run that logs nothing of the steps after its first ``skip``.
+
+    Raises:
+        RefusalError: names ``metrics.log_freq``.
+    """
+    freq = run.job.metrics.log_freq
+    logged = [step for step in range(1, run.steps + 1) if step == 1 or step % freq == 0]
+    if not any(begin >= skip for begin in [0, *logged][: len(logged)]):
+        raise RefusalError(
+            f"{run.name}: metrics.log_freq = {freq} logs no interval of steps that begins after "
+            f"the {skip} that are not timed and ends by step {run.steps}: use more --steps"
+        )
 
 
 def measure(benchmark: Benchmark) -> Result:
     """Read the figures of a finished run from its metrics."""
     records = read_metrics(benchmark.run.folder)
     trained = [record for record in records if record["started"] == records[-1]["started"]]
-    timed = trained[benchmark.skip :]
+    start = trained[0]["step"] - 1
+    begins = [start, *(record["step"] for record in trained[:-1])]
+    timed = [r for r, begin in zip(trained, begins, strict=True) if begin - start >= benchmark.skip]
     return Result(
         statistics.median(record[TOKENS_PER_SECOND] for record in timed),
         statistics.median(record[_MFU] for record in timed),

@@ -4,7 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torchtitan_lighthouse import configs
-from torchtitan_lighthouse.experiments.benchmark import Benchmark, benchmark_run
+from torchtitan_lighthouse.experiments.benchmark import (
+    Benchmark,
+    benchmark_run,
+    check_is_timed,
+)
 
 # Text that every machine has.
 _COMMON = ["--training.dataset", "python_stdlib"]
@@ -94,6 +98,7 @@ class _Plan:
             gpus=gpus or self._gpus,
             source=source,
         )
+        check_is_timed(run, skip)
         return Benchmark(run, skip, baseline)
 
 

@@ -5,8 +5,10 @@
         --common "--training.global_batch_size 32"
 
 Each --run is a name and command-line options of its own; --common goes to every run.
-Tokens/s is the median over the steps from --skip on; the first steps compile. Prints a table, with
-speed-ups over the first run, and writes it to --out beside the runs' dump folders.
+Tokens/s is the median over the steps after the first --skip, which compile, or over the intervals
+of them that metrics.log_freq makes: each step by default, which has the host wait for the GPU.
+Prints a table, with speed-ups over the first run, and writes it to --out beside the runs' dump
+folders.
 """
 
 import argparse
