@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.support.locks import holding
 from torchtitan_lighthouse.experiments import schedule
 from torchtitan_lighthouse.experiments.folder import FINISHED_FILE
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.runs.metrics import METRICS_FILE
 from torchtitan_lighthouse.tools import experiment
 
 TWO_VARIANTS = """
@@ -171,6 +174,15 @@ def test_a_tail_begins_when_its_checkpoint_is_there(trainer, run):
     assert list(rows(output, "variant")) == ["lighthouse12-dense12", "lighthouse18-dense6"]
 
 
+def test_a_tail_waits_for_the_validation_after_its_checkpoint(trainer, run, tmp_path):
+    validates = "time.sleep(0.5)\nwrite(folder / 'validated', str(time.time()))"
+    trainer.does(f"train(min(steps, 12))\n{validates}\ntrain(steps)")
+    assert run(SPLITS, "--gpus", "2")[1] == 0
+    begins = {launch["name"]: launch["begin"] for launch in trainer.launches}
+    validated = (tmp_path / "out/lighthouse-stage1-seed0/validated").read_text()
+    assert begins["lighthouse12-dense12-seed0"] > float(validated)
+
+
 def test_a_first_stage_keeps_what_others_begin_from(trainer, run, tmp_path):
     run(SPLITS)
     first = tmp_path / "out/lighthouse-stage1-seed0/checkpoint"
@@ -251,3 +263,50 @@ def test_a_finished_run_of_other_options_is_refused(trainer, run, tmp_path):
     output, status = run(TWO_VARIANTS)
     assert status == REFUSED
     assert "was trained with training.seq_len = 512, and training.seq_len = 256" in output
+
+
+def test_a_finished_run_that_is_only_shown_is_refused_too(trainer, run):
+    run(TWO_VARIANTS, "--seeds", "0")
+    other = TWO_VARIANTS.replace('"lighthouse"', '"lighthouse"\noptions = ["--lighthouse.topk=8"]')
+    (trainer.script.parent / "out/lighthouse-seed0/job.json").write_text(
+        json.dumps({"lighthouse": {"topk": 16}})
+    )
+    output, status = run(other, "--seeds", "0", "--only", "dense")
+    assert status == REFUSED
+    assert "out/lighthouse-seed0 was trained with lighthouse.topk = 16, and" in output
+
+
+@pytest.mark.parametrize("change", ["loses", "is trained anew"])
+def test_a_tail_of_another_first_stage_than_there_is_is_refused(trainer, run, tmp_path, change):
+    run(SPLITS)
+    first = tmp_path / "out/lighthouse-stage1-seed0"
+    shutil.rmtree(first)
+    if change == "is trained anew":
+        trainer.does("for n in range(1, 25): log(n, loss=3.0)\nsave(12)\nsave(18)")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(schedule, "check_trained", lambda _: None)
+            run(SPLITS)
+    output, status = run(SPLITS)
+    assert status == REFUSED
+    is_so = "is not there any more" if change == "loses" else "has been trained anew since"
+    assert f"12-dense12-seed0 was trained from step 12 of {first}, which {is_so}" in output
+
+
+def test_a_finished_run_without_metrics_is_refused(trainer, run, tmp_path):
+    run(TWO_VARIANTS, "--seeds", "0")
+    (tmp_path / "out/dense-seed0" / METRICS_FILE).write_text("")
+    output, status = run(TWO_VARIANTS, "--seeds", "0")
+    assert status == REFUSED
+    assert "out/dense-seed0 is of a finished run, and has no metrics" in output
+
+
+def test_a_run_that_another_process_trains_is_refused_and_left_alone(trainer, run, tmp_path):
+    """As after an experiment was killed: its trainers go on."""
+    step = tmp_path / "out/dense-seed0/checkpoint/step-8"
+    step.mkdir(parents=True)
+    with holding(tmp_path / "out/dense-seed0"):
+        output, status = run(TWO_VARIANTS)
+        assert status == REFUSED
+        assert "out/dense-seed0 is in use by process 7 on node3: wait for its end" in output
+        assert step.exists()
+    assert run(TWO_VARIANTS)[1] == 0

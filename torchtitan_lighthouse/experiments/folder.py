@@ -9,10 +9,10 @@ from typing import Any
 
 from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.runs.metrics import METRICS_FILE
+from torchtitan_lighthouse.runs.metrics import LOSS, METRICS_FILE, read_metrics
 from torchtitan_lighthouse.titan.config import JOB_FILE
 from torchtitan_lighthouse.titan.folder.job import changed_fields
-from torchtitan_lighthouse.titan.folder.steps import saved_steps
+from torchtitan_lighthouse.titan.folder.steps import saved_steps, step_of
 
 OUTPUT_FILE = "output.txt"
 FINISHED_FILE = "finished"
@@ -30,15 +30,23 @@ def is_finished(run: Run) -> bool:
 
 
 def check_trained(run: Run) -> None:
-    """Refuse a folder with a step of another job than the run's.
+    """Refuse a folder with a step of another job than the run's, or without what it should have.
 
     The trainer's own record of its job decides; a folder without one is taken as it is.
 
     Raises:
-        RefusalError: names the fields that differ.
+        RefusalError: names the fields that differ, or what is lacking.
     """
+    if not any(latest_records(run.folder)):
+        if is_finished(run):
+            raise RefusalError(
+                f"{run.folder} is of a finished run, and has no metrics of it: remove the folder"
+            )
+        return
+    if run.source:
+        _check_source(run, run.folder.with_name(run.source))
     file = run.folder / (run.job.job.save_config_file or JOB_FILE)
-    if not file.exists() or not any(latest_records(run.folder)):
+    if not file.exists():
         return
     trained = json.loads(file.read_text())
     changes = changed_fields(trained, run.job.to_dict(), beside=_FREE_SECTIONS)
@@ -51,6 +59,26 @@ def check_trained(run: Run) -> None:
             f"{run.folder} was trained with {was}, and {now} is asked for: choose another --out, "
             "or remove the folder"
         )
+
+
+def _check_source(run: Run, source: Path) -> None:
+    """Refuse a run that has begun from another training of its source than is there now."""
+    at = step_of(Path(run.job.checkpoint.initial_load_path))
+    began, there = _last_loss(run.folder, at), _last_loss(source, at)
+    if began and began != there:
+        is_so = "has been trained anew since" if there else "is not there any more"
+        raise RefusalError(
+            f"{run.folder} was trained from step {at} of {source}, which {is_so}: remove the "
+            "folder, or choose another --out"
+        )
+
+
+def _last_loss(folder: Path, step: int) -> tuple[int, float] | None:
+    """Return the last training loss up to a step, after that loss's own step."""
+    if not (folder / METRICS_FILE).exists():
+        return None
+    records = [r for r in read_metrics(folder) if LOSS in r and r["step"] <= step]
+    return (records[-1]["step"], records[-1][LOSS]) if records else None
 
 
 def remove_unfinished(checkpoints: Path) -> None:

@@ -16,6 +16,7 @@ from torchtitan_lighthouse.experiments.folder import (
 from torchtitan_lighthouse.experiments.retrieval import is_measured, retrieval_command
 from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.runs.metrics import LOSS
+from torchtitan_lighthouse.titan.folder.lock import holder_of
 
 _SHOWN_LINES = 30
 
@@ -31,7 +32,7 @@ class RunProcess:
         self.run, self.devices = run, devices
         self.trains = not is_finished(run)
         run.folder.mkdir(parents=True, exist_ok=True)
-        if self.trains:
+        if self.trains and not holder_of(run.folder):
             remove_unfinished(run.checkpoints)
         with (run.folder / OUTPUT_FILE).open("a") as output:
             self._process = subprocess.Popen(
@@ -72,7 +73,9 @@ class RunProcess:
 
     def last_lines(self) -> str:
         """Return the last lines of the run's output."""
-        return "".join(output_of(self.run).read_text().splitlines(True)[-_SHOWN_LINES:])
+        return "".join(
+            output_of(self.run).read_text(errors="replace").splitlines(True)[-_SHOWN_LINES:]
+        )
 
     def progress(self) -> str:
         """Say how far the run is: the step, the stage and the loss."""

@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchtitan_lighthouse.experiments.folder import check_trained, is_finished, remove_unneeded
+from torchtitan_lighthouse.experiments.folder import (
+    check_trained,
+    is_finished,
+    latest_records,
+    remove_unneeded,
+)
 from torchtitan_lighthouse.experiments.process import RunProcess, is_done, output_of
-from torchtitan_lighthouse.experiments.run import Run
+from torchtitan_lighthouse.experiments.run import Run, choose
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.titan.folder.lock import holder_of
+from torchtitan_lighthouse.titan.folder.steps import step_of
 
 FAILED, TIME_OVER = 1, 3
 """Exit statuses of an experiment with runs that are not there."""
@@ -51,7 +58,12 @@ class Outcome:
         return "\n".join([*lines, f"{reason} the command to continue"]) + "\n"
 
 
-def train_all(runs: Sequence[Run], devices: Sequence[str], minutes: float | None = None) -> Outcome:
+def train_all(
+    runs: Sequence[Run],
+    devices: Sequence[str],
+    minutes: float | None = None,
+    only: Sequence[str] | None = None,
+) -> Outcome:
     """Train the runs that are not finished, in their order, as many at once as there are devices.
 
     One that was interrupted goes on from its last checkpoint; the others go on where one fails.
@@ -59,15 +71,22 @@ def train_all(runs: Sequence[Run], devices: Sequence[str], minutes: float | None
 
     Args:
         minutes: after them the runs are stopped in the same way.
+        only: names of runs or variants, as ``run.choose`` takes them.
 
     Raises:
-        RefusalError: a run takes more devices than there are, or its folder is of another job.
+        RefusalError: a run takes more devices than there are, its folder is in use, or it or that
+            of a finished run, which will be shown beside it, is of another job.
     """
+    chosen = choose(runs, only)
     for run in runs:
+        if run in chosen or is_finished(run):
+            check_trained(run)
+    for run in chosen:
         if run.gpus > len(devices):
             raise RefusalError(f"{run.name} takes {run.gpus} GPUs, and there are {len(devices)}")
-        check_trained(run)
-    schedule = _Schedule(runs, devices)
+        if (holder := holder_of(run.folder)) and not is_done(run):
+            raise RefusalError(f"{run.folder} is in use by {holder}: wait for its end")
+    schedule = _Schedule(chosen, devices)
     with _noting_signals() as received:
         try:
             deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -107,7 +126,7 @@ class _Schedule:
             if process.has_ended():
                 self._end(process)
         for run in list(self._waiting):
-            if not _source_is_there(run):
+            if not self._source_is_there(run):
                 if not self._is_coming(run):
                     self._give_up(run, f"not begun, for {run.source} did not come so far")
                 continue
@@ -167,16 +186,24 @@ class _Schedule:
         self.outcome.unfinished[run.name] = why
         _say(run, why)
 
+    def _source_is_there(self, run: Run) -> bool:
+        """Whether the checkpoint that this run begins from is there, and the metrics up to it.
+
+        The source validates its step after it has saved it.
+        """
+        if run.source is None or is_finished(run):
+            return True
+        checkpoint = Path(run.job.checkpoint.initial_load_path)
+        if not (checkpoint / ".metadata").exists():
+            return False
+        sources = (p.run for p in self._running if p.run.name == run.source)
+        at = step_of(checkpoint)
+        return all(any(r["step"] > at for r in latest_records(s.folder)) for s in sources)
+
     def _is_coming(self, run: Run) -> bool:
         """Whether a run that waits or trains will make what this one begins from."""
         others = [*self._waiting, *(process.run for process in self._running)]
         return any(run.source == other.name for other in others)
-
-
-def _source_is_there(run: Run) -> bool:
-    if run.source is None or is_finished(run):
-        return True
-    return Path(run.job.checkpoint.initial_load_path, ".metadata").exists()
 
 
 def _say(run: Run, text: str) -> None:

@@ -23,14 +23,13 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.experiments.experiment import read_experiment
     from torchtitan_lighthouse.experiments.plan import plan
     from torchtitan_lighthouse.experiments.report import write_report
-    from torchtitan_lighthouse.experiments.run import choose
     from torchtitan_lighthouse.experiments.schedule import train_all
 
     file = options.file if options.file.is_file() else configs.path(str(options.file))
     out = options.out or Path("outputs", file.stem)
     planned = plan(read_experiment(file), out, options.seeds or ())
-    chosen = choose(planned.runs, options.only)
-    outcome = train_all(chosen, find_devices(options.gpus), options.minutes)
+    devices = find_devices(options.gpus)
+    outcome = train_all(planned.runs, devices, options.minutes, options.only)
     print(write_report(planned, out, outcome.unfinished))
     print(f"Tables, curves and metrics are in {out}")
     if outcome.unfinished:

@@ -30,13 +30,12 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.experiments.benchmark import write_table
     from torchtitan_lighthouse.experiments.devices import find_devices
     from torchtitan_lighthouse.experiments.paper import paper_benchmarks
-    from torchtitan_lighthouse.experiments.run import choose
     from torchtitan_lighthouse.experiments.schedule import train_all
 
     out = options.out / f"{options.gpus}-gpus"
     benchmarks = list(paper_benchmarks(options.gpus, out, overrides))
-    chosen = choose([benchmark.run for benchmark in benchmarks], options.only)
-    outcome = train_all(chosen, find_devices(str(options.gpus)), options.minutes)
+    runs = [benchmark.run for benchmark in benchmarks]
+    outcome = train_all(runs, find_devices(str(options.gpus)), options.minutes, options.only)
     print(write_table(benchmarks, out))
     if outcome.unfinished:
         parser.exit(outcome.status, outcome.summary())

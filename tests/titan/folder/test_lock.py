@@ -2,37 +2,31 @@
 
 import errno
 import fcntl
-import subprocess
-import sys
 
 import pytest
 
-from torchtitan_lighthouse.titan.folder.lock import LOCK_FILE, lock_folder
-
-HOLD = """
-import fcntl, sys, time
-file = open(sys.argv[1], "a+")
-fcntl.lockf(file, fcntl.LOCK_EX)
-file.write("process 7 on node3\\n")
-file.flush()
-print("held", flush=True)
-time.sleep(60)
-"""
+from tests.support.locks import holding
+from torchtitan_lighthouse.titan.folder.lock import holder_of, lock_folder
 
 
 @pytest.fixture
 def other_launch(tmp_path):
     """A process that holds the folder."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / LOCK_FILE)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
+    with holding(tmp_path) as process:
         yield process
-        process.kill()
 
 
 def test_a_second_launch_is_refused_and_told_of_the_first(tmp_path, other_launch):
     with pytest.raises(ValueError, match=r"in use by process 7 on node3: wait .* another folder"):
         lock_folder(tmp_path)
+
+
+def test_a_holder_is_named_while_it_holds(tmp_path, other_launch):
+    assert holder_of(tmp_path / "elsewhere") is None
+    assert holder_of(tmp_path) == "process 7 on node3"
+    other_launch.kill()
+    other_launch.wait()
+    assert holder_of(tmp_path) is None
 
 
 def test_the_lock_of_a_killed_launch_does_not_block(tmp_path, other_launch):

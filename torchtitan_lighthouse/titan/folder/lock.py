@@ -12,6 +12,8 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 LOCK_FILE = "in-use"
 
+_HELD = (BlockingIOError, PermissionError)
+
 
 def lock_folder(folder: Path) -> IO[str]:
     """Hold a dump folder until the file that is returned is closed, or its process ends.
@@ -26,10 +28,8 @@ def lock_folder(folder: Path) -> IO[str]:
     file = (folder / LOCK_FILE).open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
+    except _HELD:
+        holder = _holder(file)
         raise RefusalError(
             f"job.dump_folder = {str(folder)!r} is in use by {holder}: wait for its end, or choose "
             "another folder"
@@ -41,3 +41,25 @@ def lock_folder(folder: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def holder_of(folder: Path) -> str | None:
+    """Name the process that holds a dump folder; None where none does, or that cannot be known."""
+    try:
+        file = (folder / LOCK_FILE).open("r+")
+    except OSError:
+        return None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except _HELD:
+        return _holder(file)
+    except OSError:
+        pass
+    file.close()
+    return None
+
+
+def _holder(file: IO[str]) -> str:
+    with file:
+        file.seek(0)
+        return file.read().strip() or "another process"
