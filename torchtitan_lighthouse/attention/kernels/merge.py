@@ -13,19 +13,13 @@ from torchtitan_lighthouse.attention.kernels.layout import (
     next_power_of_2,
     with_contiguous_rows,
 )
+from torchtitan_lighthouse.attention.kernels.rows import load_rows, rows_of_program
 from torchtitan_lighthouse.attention.reference import empty_rows
 
 
 @triton.jit
 def _load_lse(lse, index, mask):
     return tl.load(lse + index, mask=mask, other=-float("inf"))
-
-
-@triton.jit
-def _load_rows(x, stride_n, rows, mask, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    dims = tl.arange(0, BLOCK_D)
-    mask = mask[:, None] & (dims < D)[None, :]
-    return tl.load(x + rows[:, None] * stride_n + dims[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -53,13 +47,7 @@ def _merge_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    # Heads vary fastest: programs that run together write neighbouring memory.
-    pid = tl.program_id(0).to(tl.int64)
-    head = pid % H
-    block = pid // H % tl.cdiv(N, BLOCK_N)
-    batch = pid // H // tl.cdiv(N, BLOCK_N)
-    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_rows = rows < N
+    batch, head, rows, m_rows = rows_of_program(N, H, BLOCK_N)
     first = (batch * H + head) * N  # of the head's log-sum-exps
 
     b_own = _load_lse(own_lse, first + rows, m_rows)  # [BLOCK_N]
@@ -77,18 +65,18 @@ def _merge_kernel(
     acc_type = own_lse.dtype.element_ty
     own += batch * own_stride_b + head * own_stride_h
     b_sum = tl.exp(b_own - b_finite)
-    b_rows = _load_rows(own, own_stride_n, rows, m_rows, D, BLOCK_D)
+    b_rows = load_rows(own, own_stride_n, rows, m_rows, D, BLOCK_D)
     b_out = b_rows.to(acc_type) * b_sum[:, None]  # [BLOCK_N, BLOCK_D]
     if earlier is not None:
         earlier += batch * earlier_stride_b + head * earlier_stride_h
         b_share = tl.exp(b_earlier - b_finite)
-        b_rows = _load_rows(earlier, earlier_stride_n, rows, m_rows, D, BLOCK_D)
+        b_rows = load_rows(earlier, earlier_stride_n, rows, m_rows, D, BLOCK_D)
         b_out += b_rows.to(acc_type) * b_share[:, None]
         b_sum += b_share
     if later is not None:
         later += batch * later_stride_b + head * later_stride_h
         b_share = tl.exp(b_later - b_finite)
-        b_rows = _load_rows(later, later_stride_n, later_rows, m_later, D, BLOCK_D)
+        b_rows = load_rows(later, later_stride_n, later_rows, m_later, D, BLOCK_D)
         b_out += b_rows.to(acc_type) * b_share[:, None]
         b_sum += b_share
 

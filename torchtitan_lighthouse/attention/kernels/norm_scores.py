@@ -10,14 +10,12 @@ from torchtitan_lighthouse.attention.kernels.layout import (
     next_power_of_2,
     with_contiguous_rows,
 )
+from torchtitan_lighthouse.attention.kernels.rows import load_rows, rows_of_program
 
 
 @triton.jit
 def _row_norms(base, stride_n, tokens, m_tokens, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    dims = tl.arange(0, BLOCK_D)
-    mask = m_tokens[:, None] & (dims[None, :] < D)
-    b_x = tl.load(base + tokens[:, None] * stride_n + dims[None, :], mask=mask, other=0.0)
-    b_x = b_x.to(tl.float32)  # [BLOCK_N, BLOCK_D]
+    b_x = load_rows(base, stride_n, tokens, m_tokens, D, BLOCK_D).to(tl.float32)
     return tl.sqrt(tl.sum(b_x * b_x, axis=1))  # [BLOCK_N]
 
 
@@ -40,14 +38,7 @@ def _norm_scores_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    # Heads vary fastest: programs that run together read neighbouring memory.
-    pid = tl.program_id(0).to(tl.int64)
-    head = pid % H
-    block = pid // H % tl.cdiv(N, BLOCK_N)
-    batch = pid // H // tl.cdiv(N, BLOCK_N)
-    tokens = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    m_tokens = tokens < N
-
+    batch, head, tokens, m_tokens = rows_of_program(N, H, BLOCK_N)
     p_q = q + batch * q_stride_b + head * GROUP * q_stride_h
     b_query = _row_norms(p_q, q_stride_n, tokens, m_tokens, D, BLOCK_D)
     for _ in tl.static_range(1, GROUP):
