@@ -15,6 +15,7 @@ import numpy as np
 from torchtitan_lighthouse.evaluate.prompts import DEPTHS
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
+from torchtitan_lighthouse.runs.whole_file import write_whole
 
 Rates = dict[int, dict[int, float]]  # by length and depth
 
@@ -42,10 +43,7 @@ class Results:
         rates_by_name = {str(depth): rate for depth, rate in rates.items()}
         mean = statistics.fmean(rates.values())
         self._records.append({**asked, "rates": rates_by_name, "mean": mean})
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(self._records, indent=1) + "\n")
-        unfinished.replace(self._file)
+        write_whole(self._file, json.dumps(self._records, indent=1) + "\n")
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

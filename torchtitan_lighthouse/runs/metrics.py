@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.runs.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -116,8 +117,5 @@ def continue_metrics(dump_folder: str | Path, checkpoint: str | Path) -> None:
     if target.exists() or not step.isdecimal() or not Path(source, METRICS_FILE).exists():
         return
     history = [record for record in read_metrics(source) if record["step"] <= int(step)]
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Cut short by a kill or a full disk, it would be taken for the whole in the next launch.
-    half = target.with_name(f".{target.name}")
-    half.write_text("".join(json.dumps(record) + "\n" for record in history))
-    half.replace(target)
+    write_whole(target, "".join(json.dumps(record) + "\n" for record in history))

@@ -1,22 +1,19 @@
 """What a run keeps of its job: ``job.json`` beside its metrics, and in each of its checkpoints."""
 
 import json
-import os
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from torchtitan.config import JobConfig
 
+from torchtitan_lighthouse.runs.whole_file import write_whole
 from torchtitan_lighthouse.titan.config import JOB_FILE
 
 
 def write_job(file: Path, job_config: JobConfig) -> None:
     """Write a whole job as JSON: whoever reads it meanwhile gets the old one or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.{os.getpid()}")
-    half.write_text(json.dumps(job_config.to_dict(), indent=2) + "\n")
-    half.replace(file)
+    write_whole(file, json.dumps(job_config.to_dict(), indent=2) + "\n")
 
 
 def job_file_of(checkpoint: Path) -> Path:
