@@ -100,9 +100,8 @@ def choose(runs: Sequence[Run], names: Sequence[str] | None) -> list[Run]:
     known = {name: None for run in runs for name in (run.variant, run.name)}
     if unknown := [name for name in names if name not in known]:
         raise RefusalError(f"--only {' '.join(unknown)}: must be of {' '.join(known)}")
-    chosen = [run for run in runs if {run.name, run.variant} & set(names)]
-    needed: set[str] = set()
+    needed = {run.name for run in runs if {run.name, run.variant} & set(names)}
     for run in reversed(runs):  # one begins from a run before it, which may begin from another
-        if run in chosen or run.name in needed:
-            needed |= {run.name} | ({run.source} if run.source else set())
+        if run.source and run.name in needed:
+            needed.add(run.source)
     return [run for run in runs if run.name in needed]
