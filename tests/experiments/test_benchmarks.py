@@ -11,7 +11,7 @@ from torchtitan.config import JobConfig
 from tests.support.hf import write_llama
 from tests.support.jobs import checked_job
 from tests.support.models import build_meta_model
-from tests.support.runs import write_run
+from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.attention.module import LighthouseAttention
 from torchtitan_lighthouse.configs import path
 from torchtitan_lighthouse.estimate.memory import peak
@@ -196,15 +196,32 @@ def test_a_benchmark_keeps_the_schedule_of_the_whole_job(trainer, tmp_path, caps
     assert "2.50×" in table
 
 
-def test_a_run_that_continues_another_is_measured_from_its_own_start(tmp_path):
-    run = benchmark_run(path("lighthouse_530m_98k"), tmp_path / "run", steps=8)
-    for started, speed, loss in ((0, 1.0, 6.0), (100, 5.0, 3.0)):
-        steps = range(1, 5) if started == 0 else range(5, 9)
+def write_launches(folder, *launches):
+    """Launches of (steps, tokens/s, loss), one after the other."""
+    for started, (steps, speed, loss) in enumerate(launches):
         metrics = {TOKENS_PER_SECOND: speed, "mfu(%)": 50.0, "started": started}
-        write_run(run.folder, steps, 4, loss=lambda step, loss=loss: loss, **metrics)
+        write_run(folder, steps, 4, loss=lambda step, loss=loss: loss, **metrics)
+
+
+def test_a_run_that_continues_another_is_measured_from_its_own_start(tmp_path):
+    load = ["--checkpoint.enable", "--checkpoint.initial_load_path", str(tmp_path / "one/step-4")]
+    load += ["--checkpoint.no-initial_load_model_only"]
+    run = benchmark_run(path("lighthouse_530m_98k"), tmp_path / "run", steps=8, options=load)
+    write_launches(run.folder, (range(1, 5), 1.0, 6.0), (range(5, 9), 5.0, 3.0))
     result = measure(Benchmark(run, skip=1))
     assert result.losses == [3.0] * 4
     assert result.tokens_per_second == 5.0
+
+
+def test_a_run_that_was_interrupted_is_measured_in_all_its_launches(tmp_path):
+    run = benchmark_run(path("lighthouse_530m_98k"), tmp_path / "run", steps=8)
+    write_launches(run.folder, (range(1, 7), 2.0, 6.0), (range(7, 9), 9.0, 3.0))
+    write_metrics(run.folder, (8, {"validation_metrics/loss": 1.0, "started": 1}))
+    result = measure(Benchmark(run, skip=4))
+    assert (result.losses[0], result.losses[-1]) == (6.0, 3.0)
+    assert result.tokens_per_second == 2.0  # of steps 5 and 6; the second launch was too short
+    with pytest.raises(RefusalError, match="run was trained in launches too short to time: remove"):
+        measure(Benchmark(run, skip=6))
 
 
 def test_a_model_of_a_folder_is_measured_without_its_weights(tmp_path):
@@ -240,3 +257,13 @@ def test_a_benchmark_that_would_time_no_interval_is_refused(
     with expected:
         benchmark_tool.main([config, "--out", str(tmp_path / "out"), *options])
     assert bool(trainer.launches) == is_timed
+
+
+def test_a_benchmark_of_both_stages_is_refused(trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    options = ["--out", str(tmp_path / "out"), "--run", "both --lighthouse.steps 6"]
+    with pytest.raises(
+        RefusalError, match=r"both: lighthouse\.steps = 6 ends the Lighthouse stage"
+    ):
+        benchmark_tool.main([str(path("lighthouse_530m_98k")), *options])
+    assert not trainer.launches

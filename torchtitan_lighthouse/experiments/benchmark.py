@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,10 @@ from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND, read_metrics
+from torchtitan_lighthouse.runs.summary import Records, training_records
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.folder.steps import initial_step
+from torchtitan_lighthouse.titan.stages import stage_at
 
 _MFU = "mfu(%)"
 _OPTIONS = [
@@ -24,7 +28,7 @@ class Benchmark(NamedTuple):
     """A run that is measured.
 
     Attributes:
-        skip: its leading steps that are not timed; the first ones compile.
+        skip: the leading steps of a launch that are not timed; the first ones compile.
         baseline: the name of the run of whose tokens/s it has a multiple.
     """
 
@@ -116,11 +120,17 @@ def compared(
 
 
 def check_is_timed(run: Run, skip: int) -> None:
-    """Refuse a run that logs nothing of the steps after its first ``skip``.
+    """Refuse a run that logs nothing of the steps after its first ``skip``, or of both stages.
 
     Raises:
-        RefusalError: names ``metrics.log_freq``.
+        RefusalError: names ``metrics.log_freq`` or ``lighthouse.steps``.
     """
+    section, first = run.job.lighthouse, initial_step(run.job) + 1
+    if stage_at(first, section) != stage_at(run.steps, section):
+        raise RefusalError(
+            f"{run.name}: lighthouse.steps = {section.steps} ends the Lighthouse stage among the "
+            f"{run.steps} steps, whose speeds would be taken for one: leave it out"
+        )
     freq = run.job.metrics.log_freq
     logged = [step for step in range(1, run.steps + 1) if step == 1 or step % freq == 0]
     if not any(begin >= skip for begin in [0, *logged][: len(logged)]):
@@ -131,12 +141,24 @@ def check_is_timed(run: Run, skip: int) -> None:
 
 
 def measure(benchmark: Benchmark) -> Result:
-    """Read the figures of a finished run from its metrics."""
-    records = read_metrics(benchmark.run.folder)
-    trained = [record for record in records if record["started"] == records[-1]["started"]]
-    start = trained[0]["step"] - 1
-    begins = [start, *(record["step"] for record in trained[:-1])]
-    timed = [r for r, begin in zip(trained, begins, strict=True) if begin - start >= benchmark.skip]
+    """Read the figures of a finished run from its metrics.
+
+    Raises:
+        RefusalError: no launch of it has logged more than the steps that are not timed.
+    """
+    begun = initial_step(benchmark.run.job)
+    records = training_records(read_metrics(benchmark.run.folder))
+    trained = [record for record in records if record["step"] > begun]
+    timed: Records = []
+    for _, of_launch in groupby(trained, key=lambda record: record["started"]):
+        launch = list(of_launch)
+        start = launch[0]["step"] - 1
+        begins = [start, *(record["step"] for record in launch)]
+        timed += [r for r, at in zip(launch, begins, strict=False) if at - start >= benchmark.skip]
+    if not timed:
+        raise RefusalError(
+            f"{benchmark.run.folder} was trained in launches too short to time: remove the folder"
+        )
     return Result(
         statistics.median(record[TOKENS_PER_SECOND] for record in timed),
         statistics.median(record[_MFU] for record in timed),
