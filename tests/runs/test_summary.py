@@ -1,10 +1,12 @@
 """The figures that runs are compared by, on runs whose figures are known."""
 
+import math
+
 import pytest
 
 from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.runs import summary
-from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, TOKENS_PER_SECOND, read_metrics
 
 
 @pytest.fixture
@@ -31,6 +33,16 @@ def test_throughput_is_the_median(run):
     assert summary.throughput(run(range(1, 9), 0, pace=0.5)) == 200.0
 
 
+def test_throughput_leaves_out_each_launch_s_first_step(tmp_path):
+    """A short stage, resumed: half of its steps compile."""
+    speeds = {1: 1.0, 2: 8.0, 3: 1.0, 4: 9.0}
+    for step, speed in speeds.items():
+        write_metrics(tmp_path, (step, {TOKENS_PER_SECOND: speed, "started": step // 3}))
+    records = read_metrics(tmp_path)
+    assert summary.throughput(records) == 8.5
+    assert summary.throughput(records[:1]) == 1.0
+
+
 def test_a_run_without_a_switch_has_none(run):
     assert summary.switch(run(range(1, 50), 50)) is None
 
@@ -50,6 +62,13 @@ def test_spike_and_recovery_at_the_switch(run):
 def test_a_loss_that_never_recovers_has_no_steps(run):
     records = run(range(1, 181), 100, loss=after_the_switch)
     assert summary.switch(records) == pytest.approx(summary.Switch(2.0, None))
+
+
+def test_a_nan_after_the_switch_is_in_the_spike(run):
+    losses = {101: 2.0, 103: math.nan}
+    assert math.isnan(
+        summary.switch(run(range(1, 181), 100, loss=lambda n: losses.get(n, 1))).spike
+    )
 
 
 def test_a_stage_shorter_than_the_running_mean_is_averaged_whole(run):

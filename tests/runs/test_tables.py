@@ -10,10 +10,18 @@ import pytest
 
 from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.refusal import RefusalError
-from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, read_metrics
+from torchtitan_lighthouse.runs.metrics import (
+    HELD_OUT_LOSS,
+    LOSS,
+    PEAK_MEMORY,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    read_metrics,
+)
 from torchtitan_lighthouse.runs.names import file_name, path_name
 from torchtitan_lighthouse.runs.read import read_runs
-from torchtitan_lighthouse.runs.tables import stage_table, total_table
+from torchtitan_lighthouse.runs.tables import THINNED, stage_table, total_table
+from torchtitan_lighthouse.runs.thin import thin
 from torchtitan_lighthouse.tools import compare as compare_tool
 from torchtitan_lighthouse.tools import plot as plot_tool
 
@@ -67,6 +75,45 @@ def test_runs_are_compared_to_the_first_at_equal_tokens(runs):
     assert (dense["spike"], dense["minutes"], ours["minutes"]) == ("-", "10.0", "2.5")
     # The mean of 1/n over the 20 steps up to 60 is the first at most 0.02.
     assert (dense["minutes to 0.02"], ours["minutes to 0.02"]) == ("3.0", "1.0")
+
+
+def test_a_held_out_loss_of_an_earlier_step_says_so(runs, tmp_path):
+    """A run in progress, or of a length that validation.freq does not divide."""
+    write_run(tmp_path / "dense", range(201, 211), 0)
+    dense, ours = cells(total_table(read_runs(runs)))
+    assert (dense["held-out"], ours["held-out"]) == ("1.5000 (step 200)", "1.2500")
+
+
+def test_runs_that_were_thinned_are_said_to_be(runs, tmp_path, capsys):
+    records = read_runs(runs)["dense"]
+    (file := tmp_path / "metrics_thin.jsonl").write_text(
+        "".join(json.dumps({"run": "dense", **record}) + "\n" for record in thin(records, 20))
+    )
+    compare_tool.main([*runs, "--out", str(tmp_path / "a.png")])
+    assert THINNED not in capsys.readouterr().out
+    compare_tool.main([str(file), "--out", str(tmp_path / "a.png")])
+    assert THINNED in capsys.readouterr().out
+
+
+def test_runs_that_were_thinned_where_they_validate_between_logged_steps_have_tables(tmp_path):
+    """Of two logged steps and a validation each record has what the steps had."""
+    records = read_runs([write_run(tmp_path / "run", range(10, 101, 10), 0)])["run"]
+    records[0][PEAK_MEMORY] = 7.0
+    validation = {"stage": "dense", HELD_OUT_LOSS: 1.0}
+    for step in (25, 55, 95):
+        records.append({**records[0], "step": step, "time": step, **validation})
+        for name in (LOSS, TOKENS, TOKENS_PER_SECOND, PEAK_MEMORY):
+            del records[-1][name]
+    records.sort(key=lambda record: record["step"])
+    thinned = thin(records, 3)
+    assert len(thinned) < 6
+    assert all(
+        {LOSS, TOKENS, TOKENS_PER_SECOND, PEAK_MEMORY} <= r.keys() for r in thinned if LOSS in r
+    )
+    (line,) = cells(stage_table({"run": thinned}))
+    assert (line["peak GiB"], line["tokens/s/device"]) == ("7.00", "100")
+    (line,) = cells(total_table({"run": thinned}))
+    assert line["tokens"] == "10,000"
 
 
 def test_the_command_prints_both_tables_and_draws(runs, tmp_path, capsys):

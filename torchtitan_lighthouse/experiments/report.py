@@ -29,9 +29,10 @@ Of several seeds: the mean (the least to the greatest). Losses are in nats per t
 are of text that is not trained on, under dense attention: at the end, and at the last validation in
 the Lighthouse stage, there under Lighthouse attention too; "over" is how far the one at the end is
 above that of the first variant with the same seed. The final loss is the mean training loss of the
-last tenth of the steps. Tokens/s are per GPU, the median of a stage. Minutes count all that a run
-does, a first stage that others share too. S is the length of the sub-sequence. Passkeys are the
-share that was found, at a context of so many tokens.
+last tenth of the steps. Tokens/s are per GPU, the median of a stage without a launch's first logged
+step, which compiles. Minutes count all that a run does, a first stage that others share too. S is
+the length of the sub-sequence. Passkeys are the share that was found, at a context of so many
+tokens.
 """
 
 
@@ -67,13 +68,15 @@ def _tables(
     columns = [*COLUMNS, over, *retrieval_columns(lengths)]
     columns = [c for c in columns if any(f.get(c.name) is not None for f in found.values())]
     by_variant = {
-        variant: [found[run.name] for run in runs]
+        variant: list(runs)
         for variant, runs in groupby(sorted(whole, key=_place(plan)), key=lambda run: run.variant)
     }
     parts = []
     if whole:
         rows = [("variant", "seeds", *(c.name for c in columns))]
-        rows += [(name, str(len(of)), *_cells(of, columns)) for name, of in by_variant.items()]
+        for name, runs in by_variant.items():
+            seeds = ", ".join(str(run.seed) for run in runs)
+            rows.append((name, seeds, *_cells([found[run.name] for run in runs], columns)))
         parts += [markdown(rows)]
         rows = [("run", *(c.name for c in columns))]
         rows += [(name, *_cells([of_run], columns)) for name, of_run in found.items()]

@@ -61,9 +61,23 @@ def held_out_loss(records: Records) -> float | None:
     return losses[-1] if losses else None
 
 
+def held_out_step(records: Records) -> int | None:
+    """Return the step of that loss."""
+    return max((record["step"] for record in records if HELD_OUT_LOSS in record), default=None)
+
+
 def throughput(records: Records) -> float:
-    """Return the median of tokens per second and device."""
-    return statistics.median(r[TOKENS_PER_SECOND] for r in records if TOKENS_PER_SECOND in r)
+    """Return the median of tokens per second and device of the records of one stage.
+
+    Without each launch's first, which compiles, unless there are no others.
+    """
+    logged = [record for record in records if TOKENS_PER_SECOND in record]
+    later = [record for before, record in pairwise(logged) if _are_of_one_launch(before, record)]
+    return statistics.median(record[TOKENS_PER_SECOND] for record in later or logged)
+
+
+def _are_of_one_launch(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one["started"] == other["started"]
 
 
 def seconds_to_loss(records: Records, loss: float) -> float | None:
@@ -93,7 +107,8 @@ def switch(records: Records) -> Switch | None:
         if change == ("lighthouse", "dense"):
             before = statistics.fmean(r[LOSS] for r in records[max(0, at - RUNNING_MEAN) : at])
             dense = records[at:]
-            spike = max(r[LOSS] for r in dense[:RUNNING_MEAN]) - before
+            # A NaN among them is the highest.
+            spike = float(np.max([r[LOSS] for r in dense[:RUNNING_MEAN]])) - before
             recovered = _first_mean_below(dense, before)
             last = records[at - 1]["step"]
             steps = None if recovered is None else dense[recovered]["step"] - last

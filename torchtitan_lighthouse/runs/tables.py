@@ -11,9 +11,9 @@ NOTES = """\
 first loss        training loss of the stage's first logged step
 final loss        mean training loss of the stage's last steps, a tenth of all the run's; of a run,
                   of its last stage's
-tokens/s/device   median over the logged steps
+tokens/s/device   median over the logged steps but a launch's first, which compiles
 peak GiB          the most memory of one device; without a GPU, of one process
-held-out          last loss on held-out text, under dense attention
+held-out          last loss on held-out text, under dense attention; its step, if not the last
 over first        held-out loss over that of the first run
 spike             highest of 20 logged losses after the switch, over the mean of 20 before it
 steps to recover  from the switch until a mean of 20 logged steps is down to the mean before it
@@ -21,6 +21,12 @@ minutes           all that the run does, saving and validation included
 speed-up          of the first run's time to the number of tokens that both have seen
 """
 """What the columns of both tables are."""
+
+THINNED = """\
+Runs of a metrics_thin.jsonl have means of neighbours in the place of logged steps: their losses,
+spikes and steps to recover are of those. Those of the dump folders are exact.
+"""
+"""What is to be known of runs that an experiment has thinned."""
 
 
 def stage_table(runs: dict[str, Records]) -> str:
@@ -60,7 +66,7 @@ def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
         row = [
             name,
             f"{summary.final_loss(records):.4f}",
-            _shown(held_out, ".4f"),
+            _shown_held_out(records),
             _shown(gap, "+.4f"),
             _shown(switch and switch.spike, "+.3f"),
             _shown(switch and switch.steps_to_recover, ","),
@@ -73,6 +79,11 @@ def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
             row.append(_shown(None if seconds is None else seconds / 60, ".1f"))
         rows.append(row)
     return markdown(rows)
+
+
+def _shown_held_out(records: Records) -> str:
+    step, text = summary.held_out_step(records), _shown(summary.held_out_loss(records), ".4f")
+    return text if step in (None, records[-1]["step"]) else f"{text} (step {step:,})"
 
 
 def _speed_up(records: Records, baseline: Records) -> float | None:

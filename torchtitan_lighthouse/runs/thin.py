@@ -1,7 +1,7 @@
 """Fewer records of a run, from which its curves can still be drawn."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -15,15 +15,16 @@ from torchtitan_lighthouse.runs.metrics import (
 )
 
 GRADIENT_NORM = "grad_norm"
-_MEANS = (LOSS, GRADIENT_NORM)
-_KEPT = ("step", "time", "started", "stage", TOKENS, TOKENS_PER_SECOND, PEAK_MEMORY)
+_OVER_ALL: dict[str, Callable[[Sequence[float]], float]]
+_OVER_ALL = {LOSS: statistics.fmean, GRADIENT_NORM: statistics.fmean, PEAK_MEMORY: max}
+_KEPT = ("step", "time", "started", "stage", TOKENS, TOKENS_PER_SECOND)
 _HELD_OUT = (HELD_OUT_LOSS, HELD_OUT_LIGHTHOUSE_LOSS)
 _WHOLE_AFTER_SWITCH = 50  # records: the spike, and the first of the way back
 _DIGITS = 6
 
 
 def thin(records: list[dict[str, Any]], count: int = 300) -> list[dict[str, Any]]:
-    """Thin records to about ``count``: each has some neighbours' last step and their mean loss.
+    """Thin records to about ``count``: each has some neighbours' last figures and their mean loss.
 
     Losses on held-out text and the first records of a later stage are kept as they are; neighbours
     are of one stage and one launch.
@@ -49,9 +50,9 @@ def _neighbours(records: list[dict[str, Any]], width: int) -> Iterator[list[dict
 
 
 def _merged(group: list[dict[str, Any]]) -> dict[str, Any]:
-    last = group[-1]
-    merged = {name: last[name] for name in (*_KEPT, *_HELD_OUT) if name in last}
-    for name in _MEANS:
+    # The last may be a validation between two logged steps, without figures of training.
+    merged = {n: record[n] for record in group for n in (*_KEPT, *_HELD_OUT) if n in record}
+    for name, over in _OVER_ALL.items():
         if values := [record[name] for record in group if name in record]:
-            merged[name] = statistics.fmean(values)
+            merged[name] = over(values)
     return {k: round(v, _DIGITS) if isinstance(v, float) else v for k, v in merged.items()}

@@ -7,7 +7,9 @@ others are compared to the first. Writes the chart of torchtitan_lighthouse plot
 ``pip install .[plot]``, and ``wandb`` for its runs.
 """
 
-from torchtitan_lighthouse.runs.tables import NOTES, stage_table, total_table
+from pathlib import Path
+
+from torchtitan_lighthouse.runs.tables import NOTES, THINNED, stage_table, total_table
 from torchtitan_lighthouse.tools.run_options import build_parser, draw, read
 
 
@@ -20,6 +22,8 @@ def main(args: list[str] | None = None) -> None:
     print(stage_table(runs))
     print(total_table(runs, options.to_loss))
     print(NOTES)
+    if any(Path(run).is_file() for run in options.runs):
+        print(THINNED)
     print(f"Loss curves: {draw(options, runs)}")
 
 
