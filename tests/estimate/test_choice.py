@@ -45,7 +45,12 @@ def test_the_largest_stage_decides():
 
 @pytest.mark.parametrize(
     ("gib", "words"),
-    [("64", "is op: --activation_checkpoint.mode selective"), ("15", "none fits")],
+    [
+        ("64", "is op: --activation_checkpoint.mode selective"),
+        ("15", "none fits"),
+        # With what the allocator reserves: the length that is asked about does not fit.
+        ("20", "largest seq_len is 9"),
+    ],
 )
 def test_the_tool_prints_every_form_and_the_options_of_one(capsys, gib, words):
     options = ["--lighthouse.steps", "-1", "--training.global_batch_size", "1"]
@@ -54,3 +59,10 @@ def test_the_tool_prints_every_form_and_the_options_of_one(capsys, gib, words):
     assert words in printed
     for form in FORMS:
         assert f"  {form}\n" in printed
+
+
+def test_validation_of_more_tokens_than_training_is_said_to_be_left_out(capsys):
+    for batch, is_said in (("1", False), ("2", True)):
+        size = ["--validation.local_batch_size", batch, "--validation.seq_len", "98304"]
+        main([str(PAPER), "--validation.enable", *size])
+        assert ("Not counted: validation, of 196,608" in capsys.readouterr().out) == is_said

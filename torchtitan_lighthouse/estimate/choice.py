@@ -34,7 +34,12 @@ def fastest(of_forms: dict[str, int], limit: float) -> str | None:
 
     None if none does.
     """
-    return next((form for form, size in of_forms.items() if _RESERVED * size <= limit), None)
+    return next((form for form, size in of_forms.items() if size <= live(limit)), None)
+
+
+def live(limit: float) -> int:
+    """Return how many bytes can be live where the allocator may reserve ``limit``."""
+    return int(limit / _RESERVED)
 
 
 def _peak(layout: Layout, seq_len: int, form: str) -> int:

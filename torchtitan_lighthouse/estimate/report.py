@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from torchtitan_lighthouse.estimate.choice import FORMS, fastest, peaks
+from torchtitan_lighthouse.estimate.choice import FORMS, fastest, live, peaks
 from torchtitan_lighthouse.estimate.layout import Layout
 from torchtitan_lighthouse.estimate.memory import largest_seq_len, peak
 
@@ -21,9 +21,24 @@ def peaks_by_stage(stages: Mapping[str, Layout], seq_len: int) -> str:
 def fitting(stages: Mapping[str, Layout], seq_len: int, gpu_gib: float) -> str:
     """Say which activation checkpointing and which sequence length fit a GPU of ``gpu_gib``."""
     forms = _checkpointing(peaks(stages.values(), seq_len), gpu_gib)
-    longest = largest_seq_len(stages.values(), int(gpu_gib * GIB))
-    found = f"largest seq_len is {longest:,}" if longest else "no seq_len fits"
-    return f"{forms}\nIn {gpu_gib:g} GiB, with everything else as it is: {found}"
+    longest = largest_seq_len(stages.values(), live(gpu_gib * GIB))
+    found = f"the largest seq_len is {longest:,}" if longest else "no seq_len fits"
+    return f"{forms}\n{_room(gpu_gib)}, and with everything else as it is: {found}"
+
+
+def left_out(training: int, validation: int) -> str | None:
+    """Say that validation is not in an estimate, where it has more tokens at once than training.
+
+    Args:
+        training: tokens of a batch of one rank.
+        validation: the same; 0 without validation.
+    """
+    if validation <= training:
+        return None
+    return (
+        f"Not counted: validation, of {validation:,} tokens at once, where training has "
+        f"{training:,}: set validation.local_batch_size and validation.seq_len to no more"
+    )
 
 
 def _parts(stage: str, layout: Layout, seq_len: int) -> str:
@@ -44,4 +59,8 @@ def _checkpointing(of_forms: dict[str, int], gpu_gib: float) -> str:
     else:
         options = [f"--activation_checkpoint.{name} {v}" for name, v in FORMS[form].items()]
         found = f"the fastest that fits is {form}: {' '.join(options)}"
-    return "\n".join([*lines, f"In {gpu_gib:g} GiB, an eighth of the peak left free: {found}", ""])
+    return "\n".join([*lines, f"{_room(gpu_gib)}: {found}", ""])
+
+
+def _room(gpu_gib: float) -> str:
+    return f"In {gpu_gib:g} GiB, an eighth of the peak left free"

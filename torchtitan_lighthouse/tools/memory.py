@@ -30,17 +30,21 @@ def main(args: list[str] | None = None) -> None:
     )
     options, overrides = parser.parse_known_args(args)
 
-    from torchtitan_lighthouse.estimate.report import fitting, peaks_by_stage
+    from torchtitan_lighthouse.estimate.report import fitting, left_out, peaks_by_stage
     from torchtitan_lighthouse.titan.config import LighthouseConfigManager
     from torchtitan_lighthouse.titan.layout import layouts_of
 
     job_config = LighthouseConfigManager().parse_args(
         ["--job.config_file", str(options.config), *overrides]
     )
+    training, validation = job_config.training, job_config.validation
     layouts = layouts_of(job_config, options.gpus)
-    print(peaks_by_stage(layouts, job_config.training.seq_len))
+    print(peaks_by_stage(layouts, training.seq_len))
+    validated = validation.local_batch_size * validation.seq_len * validation.enable
+    if note := left_out(training.local_batch_size * training.seq_len, validated):
+        print(f"{note}\n")
     if options.gpu_gib is not None:
-        print(fitting(layouts, job_config.training.seq_len, options.gpu_gib))
+        print(fitting(layouts, training.seq_len, options.gpu_gib))
 
 
 def _gib(text: str) -> float:
