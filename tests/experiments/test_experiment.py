@@ -239,6 +239,16 @@ def test_a_signal_ends_the_trainers(trainer, run):
         os.kill(trainer.launches[0]["pid"], 0)
 
 
+def test_trainers_have_the_time_that_the_experiment_waits_for_them(trainer, run, tmp_path):
+    """torchrun would kill its ranks after 30 seconds, in a checkpoint maybe."""
+    trainer.does(
+        "write(folder / 'given', os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])\ntrain(steps)"
+    )
+    assert run(TWO_VARIANTS, "--only", "dense-seed0")[1] == 0
+    given = int((tmp_path / "out/dense-seed0/given").read_text())
+    assert 30 < given < schedule._GRACE_SECONDS
+
+
 def test_a_trainer_that_ignores_its_end_is_killed(trainer, run, monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "_GRACE_SECONDS", 0.2)
     trainer.does(

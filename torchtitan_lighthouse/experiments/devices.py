@@ -8,6 +8,11 @@ from torchtitan_lighthouse.refusal import RefusalError
 
 CPU = "cpu"
 
+_SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+SHUTDOWN_SECONDS = int(os.environ.get(_SHUTDOWN, "80"))
+"""After which torchrun kills ranks that it has asked to end: time for a step that compiles, and a
+checkpoint. Its own 30 are too few for both."""
+
 
 def find_devices(asked: str | None = None) -> list[str]:
     """Name each GPU as ``CUDA_VISIBLE_DEVICES`` does; without one, ``CPU`` for each run at once.
@@ -38,10 +43,11 @@ def find_devices(asked: str | None = None) -> list[str]:
 
 def environment(devices: list[str], at_once: int) -> dict[str, str]:
     """Make the environment of a process that uses these devices alone, one of ``at_once``."""
+    inherited = {**os.environ, _SHUTDOWN: str(SHUTDOWN_SECONDS)}
     if CPU not in devices:
-        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
+        return {**inherited, "CUDA_VISIBLE_DEVICES": ",".join(devices)}
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return {"OMP_NUM_THREADS": str(threads), **inherited, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _listed(found: list[str]) -> str:

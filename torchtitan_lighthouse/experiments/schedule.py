@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchtitan_lighthouse.experiments.devices import SHUTDOWN_SECONDS
 from torchtitan_lighthouse.experiments.folder import (
     check_trained,
     is_finished,
@@ -24,7 +25,7 @@ FAILED, TIME_OVER = 1, 3
 
 _POLL_SECONDS = 0.5
 _SHOW_SECONDS = 30.0
-_GRACE_SECONDS = 90.0  # a step that compiles, and a checkpoint
+_GRACE_SECONDS = SHUTDOWN_SECONDS + 10.0  # killed before its ranks are, torchrun would leave them
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
