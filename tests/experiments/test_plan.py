@@ -191,6 +191,7 @@ def test_every_combination_of_a_grid_is_a_run_or_a_reason(planned):
             + "[passkeys]\nlengths = [64]",
             "needs a checkpoint",
         ),
+        (SPLITS + "[passkeys]\nlengths = [64, 512]", r"lengths=512 of .*; use at most 256"),
         ("config = [", "experiment.toml cannot be read: "),
         (
             SPLITS.replace('["--training.steps", "32"]', '"--training.steps 32"'),

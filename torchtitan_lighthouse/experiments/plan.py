@@ -8,7 +8,7 @@ from pathlib import Path
 from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.experiments.experiment import Experiment, Variant
-from torchtitan_lighthouse.experiments.run import Run
+from torchtitan_lighthouse.experiments.run import Passkeys, Run
 from torchtitan_lighthouse.refusal import RefusalError, multiples, neighbours, refusal
 from torchtitan_lighthouse.titan.checks.attention import check_attention
 from torchtitan_lighthouse.titan.checks.model import check_model
@@ -81,8 +81,8 @@ class _Planner:
             check(job)
         if variant.splits and not job.lighthouse.enable:
             raise RefusalError("splits need lighthouse.enable = true: leave one of both out")
-        if self._experiment.passkeys and not job.checkpoint.enable:
-            raise RefusalError("[passkeys] needs a checkpoint: leave out --checkpoint.no-enable")
+        if self._experiment.passkeys:
+            _check_passkeys(self._experiment.passkeys, job)
         _check_last_validation(job)
         for part in _parts(variant, job.training.steps):
             if part.name in self._jobs:
@@ -197,6 +197,15 @@ def _check_last_validation(job: JobConfig) -> None:
         rule = f"must divide training.steps={steps}, for runs are compared at their ends"
         divisors = (n for n in range(1, steps + 1) if steps % n == 0)
         raise refusal("validation.freq", freq, rule, *neighbours(freq, divisors))
+
+
+def _check_passkeys(passkeys: Passkeys, job: JobConfig) -> None:
+    """Refuse what would end each retrieval, after its training."""
+    if not job.checkpoint.enable:
+        raise RefusalError("[passkeys] needs a checkpoint: leave out --checkpoint.no-enable")
+    if (longest := max(passkeys.lengths)) > job.training.seq_len:
+        rule = "of [passkeys] is beyond the length that is trained at"
+        raise refusal("lengths", longest, rule, f"at most {job.training.seq_len}")
 
 
 def _check_text(job: JobConfig) -> None:
