@@ -159,7 +159,8 @@ def test_runs_that_are_not_the_paper_s_are_refused(bench_paper):
 
 
 @pytest.mark.parametrize(
-    "runs", [[""], ["--lighthouse.no-enable"], ["dense", "dense --training.seq_len 128"]]
+    "runs",
+    [[""], ["../dense"], ["--lighthouse.no-enable"], ["dense", "dense --training.seq_len 128"]],
 )
 def test_variants_have_names_of_their_own(trainer, tmp_path, runs):
     options = [f"--run={run}" for run in runs]
@@ -266,4 +267,15 @@ def test_a_benchmark_of_both_stages_is_refused(trainer, tmp_path, monkeypatch):
         RefusalError, match=r"both: lighthouse\.steps = 6 ends the Lighthouse stage"
     ):
         benchmark_tool.main([str(path("lighthouse_530m_98k")), *options])
+    assert not trainer.launches
+
+
+@pytest.mark.parametrize(
+    "options", [("--skip", "-1"), ("--skip", "5"), ("--run=b --metrics.log_freq 0",)]
+)
+def test_numbers_that_measure_nothing_are_refused(trainer, tmp_path, monkeypatch, options):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    common = ["--out", str(tmp_path / "out"), "--steps", "5", "--run", "a"]
+    with pytest.raises((SystemExit, RefusalError)):
+        benchmark_tool.main([str(path("lighthouse_530m_98k")), *common, *options])
     assert not trainer.launches

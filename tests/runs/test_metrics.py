@@ -46,6 +46,14 @@ def test_seconds_leave_out_the_time_between_launches(tmp_path):
     assert training_seconds(read_metrics(tmp_path)) == [1.0, 2.0, 5.0, 6.0]
 
 
+def test_what_a_crash_of_the_machine_left_in_the_place_of_lines_is_left_out(tmp_path):
+    write_metrics(tmp_path, (1, {}))
+    with (tmp_path / METRICS_FILE).open("ab") as file:
+        file.write(b"\0\0\xc7\xff\n")
+    write_metrics(tmp_path, (2, {}))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_a_run_that_continues_another_begins_with_its_metrics(tmp_path):
     write_metrics(tmp_path / "one", (10, {"loss": 1}), (20, {"loss": 2}), (30, {"loss": 3}))
     checkpoint = tmp_path / "one" / "checkpoint" / "step-20"

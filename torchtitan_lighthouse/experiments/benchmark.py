@@ -12,6 +12,7 @@ from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.runs.metrics import LOSS, PEAK_MEMORY, TOKENS_PER_SECOND, read_metrics
 from torchtitan_lighthouse.runs.summary import Records, training_records
+from torchtitan_lighthouse.titan.checks.values import check_values
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
 from torchtitan_lighthouse.titan.folder.steps import initial_step
 from torchtitan_lighthouse.titan.stages import stage_at
@@ -107,8 +108,10 @@ def compared(
     variants = [list(variant) for variant in named_options]
     names = [variant[0] if variant else "" for variant in variants]
     for name in names:
-        if not name or name.startswith("-") or names.count(name) > 1:
-            raise RefusalError(f"--run {name!r}: each needs a name of its own before its options")
+        if not name or name.startswith("-") or names.count(name) > 1 or Path(name).name != name:
+            raise RefusalError(
+                f"--run {name!r}: each needs a name of its own, without a slash, before its options"
+            )
     benchmarks: list[Benchmark] = []
     for name, *own in variants:
         options = [*common, *own]
@@ -123,8 +126,9 @@ def check_is_timed(run: Run, skip: int) -> None:
     """Refuse a run that logs nothing of the steps after its first ``skip``, or of both stages.
 
     Raises:
-        RefusalError: names ``metrics.log_freq`` or ``lighthouse.steps``.
+        RefusalError: names ``metrics.log_freq`` or ``lighthouse.steps``, or a value out of range.
     """
+    check_values(run.job)
     section, first = run.job.lighthouse, initial_step(run.job) + 1
     if stage_at(first, section) != stage_at(run.steps, section):
         raise RefusalError(

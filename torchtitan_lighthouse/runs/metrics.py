@@ -65,7 +65,7 @@ def read_metrics(dump_folder: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: the folder has no metrics.
         RefusalError: the file of that name is another's.
     """
-    with Path(dump_folder, METRICS_FILE).open() as file:
+    with Path(dump_folder, METRICS_FILE).open(errors="replace") as file:
         return in_step_order(_parsed(file))
 
 

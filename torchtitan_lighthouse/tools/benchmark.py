@@ -23,8 +23,8 @@ def main(args: list[str] | None = None) -> None:
     """Parse the command line, train, and print the table."""
     parser = build_parser()
     options = parser.parse_args(args)
-    if options.steps <= options.skip:
-        parser.error(f"--steps {options.steps} must be more than --skip {options.skip}")
+    if not 0 <= options.skip < options.steps:
+        parser.error(f"--skip {options.skip} must be from 0 to below --steps {options.steps}")
 
     from torchtitan_lighthouse.experiments.benchmark import compared, write_table
     from torchtitan_lighthouse.experiments.devices import find_devices
