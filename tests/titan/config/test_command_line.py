@@ -100,6 +100,22 @@ def test_a_wrong_file_is_one_line(tmp_path, caplog, toml, message):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("second", [["--job.config_file", "b.toml"], ["--job.config-file=b.toml"]])
+def test_a_second_file_is_not_passed_over(tmp_path, second):
+    (tmp_path / "a.toml").write_text("[training]\nsteps = 3\n")
+    said = refusal("--job.config_file", tmp_path / "a.toml", *second)
+    assert "2 times" in said
+    assert "a.toml" in said
+    assert "b.toml" in said
+
+
+def test_a_file_is_missed_in_the_folder_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refusal("--job.config_file", "train_configs/mine.toml")
+    assert "'train_configs/mine.toml' cannot be read" in said
+    assert f"looked in {tmp_path}" in said
+
+
 def test_a_folder_is_no_file(tmp_path):
     assert "Is a directory" in refusal("--job.config_file", tmp_path)
 

@@ -6,6 +6,7 @@ import fcntl
 import pytest
 
 from tests.support.locks import holding
+from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.folder.lock import holder_of, lock_folder
 
 
@@ -27,6 +28,12 @@ def test_a_holder_is_named_while_it_holds(tmp_path, other_launch):
     other_launch.kill()
     other_launch.wait()
     assert holder_of(tmp_path) is None
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")  # which is not mounted
+    with pytest.raises(RefusalError, match=r"job\.dump_folder = '.*outputs/run' cannot be used: "):
+        lock_folder(tmp_path / "outputs" / "run")
 
 
 def test_the_lock_of_a_killed_launch_does_not_block(tmp_path, other_launch):

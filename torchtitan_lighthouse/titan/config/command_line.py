@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 import tomllib
@@ -53,9 +54,28 @@ def refusing_unreadable_jobs(*, helps: bool) -> Iterator[None]:
     except BrokenPipeError:  # the help's reader has seen enough
         raise SystemExit(1) from None
     except OSError as error:
+        file = str(error.filename)
+        looked = "" if os.path.isabs(file) else f" (looked in {os.getcwd()})"
         raise RefusalError(
-            f"job.config_file = {str(error.filename)!r} cannot be read: {error.strerror}"
+            f"job.config_file = {file!r} cannot be read: {error.strerror}{looked}"
         ) from None
+
+
+def refuse_a_second_file(args: list[str]) -> None:
+    """Refuse a command line that names more than one TOML file: torchtitan 0.2.2 reads the first.
+
+    Raises:
+        RefusalError: names the files.
+    """
+    names = ("--job.config_file", "--job.config-file")
+    given = [
+        value if sign else " ".join(args[i + 1 : i + 2])
+        for i, arg in enumerate(args)
+        for name, sign, value in [arg.partition("=")]
+        if name in names
+    ]
+    if len(given) > 1:
+        raise RefusalError(f"job.config_file is given {len(given)} times, {given}: give one file")
 
 
 def refuse_unknown_fields(config_class: type, sections: dict[str, Any], prefix: str = "") -> None:

@@ -12,6 +12,7 @@ from torchtitan.config import JobConfig as TitanJobConfig
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config.command_line import (
+    refuse_a_second_file,
     refuse_unknown_fields,
     refusing_unreadable_jobs,
 )
@@ -41,10 +42,11 @@ class LighthouseConfigManager(ConfigManager):
             args: by default the process's own. (torchtitan 0.2.2's default is bound at import.)
 
         Raises:
-            RefusalError: a file that cannot be read, an unknown section, field or option, or a
-                wrong value.
+            RefusalError: a file that cannot be read, or a second one, an unknown section, field or
+                option, or a wrong value.
         """
         args = sys.argv[1:] if args is None else args
+        refuse_a_second_file(args)
         # The words of the help stand in the sections' sources; reading those is most of the time.
         helps = not {"-h", "--help"}.isdisjoint(args)
         markers = [] if helps else [tyro.conf.HelptextFromCommentsOff]

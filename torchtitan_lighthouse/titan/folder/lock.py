@@ -22,10 +22,16 @@ def lock_folder(folder: Path) -> IO[str]:
     do not have it, and the hosts that share a folder by NFS share its locks.
 
     Raises:
-        RefusalError: another process holds the folder.
+        RefusalError: another process holds the folder, or it cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK_FILE).open("a+")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+")
+    except OSError as error:  # such as a link to a disk that is not there
+        raise RefusalError(
+            f"job.dump_folder = {str(folder)!r} cannot be used: {error.filename}: {error.strerror}; "
+            "choose another folder"
+        ) from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except _HELD:
