@@ -250,7 +250,7 @@ def test_a_folder_of_steps_for_a_step_names_the_last(tmp_path):
     assert f"is no checkpoint: it has no .metadata: checkpoint.initial_load_path = '{folder}'" in (
         message
     )
-    assert f"there is {folder}/step-2" in message
+    assert f"there is {folder}/step-4" in message
 
 
 def test_a_copy_under_another_name_is_not_taken_for_the_step(tmp_path):

@@ -188,7 +188,8 @@ def _initial_checkpoint(job_config: JobConfig) -> SavedCheckpoint:
     )
     for folder in (path, path.parent):
         if steps := saved_steps(folder):
-            near = neighbours(step_of(path), steps)
+            step = step_of(path)
+            near = neighbours(step, steps) if step else steps[-1:]
             otherwise += f"; there is {' and '.join(f'{folder}/step-{step}' for step in near)}"
     saved = read_saved(path, otherwise)
     if job_config.checkpoint.initial_load_model_only:
