@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from torchtitan_lighthouse.data.bytes import BOS_ID, EOS_ID
+from torchtitan_lighthouse.hf.files import read_object
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 """What the ids after the bytes are called, as in Llama-3's own tokenizer."""
@@ -26,13 +27,28 @@ def write_byte_tokenizer(folder: Path) -> None:
     without bos where a call has ``add_special_tokens=False``. The names of bos and eos in a text
     are text (unless a call has ``split_special_tokens=False``). Surrogate escapes are refused.
     """
-    vocabulary = {character: byte for byte, character in enumerate(_characters())}
-    backend = Tokenizer(models.BPE({**vocabulary, BOS: BOS_ID, EOS: EOS_ID}, merges=[]))
+    backend = Tokenizer(models.BPE(_vocabulary(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.TemplateProcessing(f"{BOS} $A", None, [(BOS, BOS_ID)])
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n")
+
+
+def is_byte_tokenizer(file: Path) -> bool:
+    """Whether a tokenizer.json has the ids that ``write_byte_tokenizer`` gives.
+
+    Raises:
+        RefusalError: it is no JSON object.
+    """
+    model = read_object(file).get("model")
+    return isinstance(model, dict) and model.get("vocab") == _vocabulary()
+
+
+def _vocabulary() -> dict[str, int]:
+    """The ids of the characters that stand for bytes, and of bos and eos."""
+    characters = {character: byte for byte, character in enumerate(_characters())}
+    return {**characters, BOS: BOS_ID, EOS: EOS_ID}
 
 
 def _characters() -> list[str]:

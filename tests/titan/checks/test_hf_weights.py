@@ -7,10 +7,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from tests.support.hf import LLAMA3, write_llama
 from tests.support.jobs import parse
 from tests.titan.checks.test_checks import refusal
+from torchtitan_lighthouse.hf.byte_tokenizer import write_byte_tokenizer
 from torchtitan_lighthouse.titan.checks import check_job
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
 from torchtitan_lighthouse.titan.models.flavors import FLAVORS
@@ -313,6 +315,24 @@ def test_tie_is_logged(tmp_path, sources, caplog):
 def test_job_that_cannot_load_is_refused(tmp_path, sources, fields, words):
     message = refusal(job(tmp_path, sources / "whole", **fields))
     assert all(word in message for word in words), message
+
+
+def test_a_folder_that_is_not_there_is_named_by_its_field(tmp_path):
+    fields = {"model__flavor": "tiny_byte"}
+    message = refusal(job(tmp_path, "nowhere", **fields))
+    assert "model.hf_assets_path='nowhere' is no folder" in message
+    message = refusal(job(tmp_path, "", checkpoint__initial_load_path="nowhere", **fields))
+    assert "checkpoint.initial_load_path='nowhere' is no folder" in message
+
+
+def test_bytes_for_weights_of_another_tokenizer_are_warned_of(tmp_path, whole, caplog):
+    write_byte_tokenizer(whole)
+    check_job(job(tmp_path, whole))
+    assert "tokenizer.name" not in caplog.text
+
+    Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).save(f"{whole}/tokenizer.json")
+    check_job(job(tmp_path, whole))
+    assert 'set tokenizer.name = "huggingface"' in caplog.text
 
 
 def test_sizes_without_weights_are_warned_of(tmp_path, sources, caplog):

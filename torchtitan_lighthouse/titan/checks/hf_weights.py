@@ -5,11 +5,12 @@ from pathlib import Path
 from torchtitan.config import JobConfig
 from torchtitan.tools.logging import logger
 
+from torchtitan_lighthouse.hf.byte_tokenizer import is_byte_tokenizer
 from torchtitan_lighthouse.hf.config import HFLlama, read_config
 from torchtitan_lighthouse.hf.files import read_object
 from torchtitan_lighthouse.hf.rope import extended_rope, rope_in_words
 from torchtitan_lighthouse.hf.weights import check_weights
-from torchtitan_lighthouse.refusal import RefusalError
+from torchtitan_lighthouse.refusal import RefusalError, refusal
 from torchtitan_lighthouse.titan.config.job_config import HF_FLAVOR
 from torchtitan_lighthouse.titan.folder.steps import checkpoint_folder
 from torchtitan_lighthouse.titan.models.args import LighthouseModelArgs
@@ -37,13 +38,20 @@ def check_hf_weights(job_config: JobConfig) -> None:
         )
     if checkpoint_folder(job_config).exists():
         return  # torchtitan resumes the run, and does not load the folder again
-    folder = Path(checkpoint.initial_load_path or job_config.model.hf_assets_path)
+    field = "checkpoint.initial_load_path"
+    if not (name := checkpoint.initial_load_path):
+        field, name = "model.hf_assets_path", job_config.model.hf_assets_path
+    folder = Path(name)
+    if not folder.is_dir():
+        rule = "is no folder, of which checkpoint.initial_load_in_hf = true loads the weights"
+        raise refusal(field, repr(name), rule)
     model, args = read_config(folder), model_args_of(job_config)
     if (generation := folder / "generation_config.json").is_file():
         read_object(generation)  # the trained model's begins with it
     check_weights(folder, model)
     _check_sizes(job_config, folder, model, args)
     _check_rope(job_config, folder, model, args)
+    _warn_of_another_tokenizer(job_config, folder)
     _log_changes(folder, model, args)
 
 
@@ -57,6 +65,15 @@ def _warn_of_random_weights(job_config: JobConfig) -> None:
             f"model.flavor = {HF_FLAVOR!r} takes the sizes of {job_config.model.hf_assets_path}, "
             "and training starts from random weights: set checkpoint.initial_load_in_hf = true, "
             "with checkpoint.enable = true, to start from its own"
+        )
+
+
+def _warn_of_another_tokenizer(job_config: JobConfig, folder: Path) -> None:
+    own = folder / "tokenizer.json"
+    if job_config.tokenizer.name == "byte" and own.is_file() and not is_byte_tokenizer(own):
+        logger.warning(
+            f'tokenizer.name = "byte", and the weights of {folder} know the ids of its own '
+            'tokenizer.json: set tokenizer.name = "huggingface" to train on those'
         )
 
 
