@@ -101,6 +101,13 @@ def test_links_lead_to_files_of_the_repository(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_are_in_the_repository(page):
+    rooms = "tests|scripts|docs|train_configs|torchtitan_lighthouse"
+    named = re.findall(rf"(?<![\w/])(?:{rooms})/[\w/.-]+\.(?:py|md|toml|sh)\b", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_the_readme_is_short_and_its_tree_is_the_tree():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
