@@ -1,5 +1,7 @@
 """The entry of the tools: what they are, and one line for what a user can mend."""
 
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -22,6 +24,16 @@ def test_the_tools_are_listed_with_a_line_each(monkeypatch, capsys, args):
     }
     assert tuple(lines) == entry.TOOLS
     assert all(lines.values())
+
+
+@pytest.mark.parametrize("unbuffered", [[], ["-u"]], ids=["buffered", "unbuffered"])
+def test_output_that_is_not_read_to_its_end_is_no_error(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, *unbuffered, "-m", "torchtitan_lighthouse", "configs"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import os
 import sys
 from typing import NoReturn
 
@@ -42,6 +43,7 @@ def main() -> None:
     sys.argv[0] = f"torchtitan_lighthouse {name}"  # for the tool's own usage
     try:
         importlib.import_module(_module(name)).main(args)
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in _EXTRAS:
@@ -50,6 +52,9 @@ def main() -> None:
         _refuse(name, f"{missing} is not installed: {extra}, or in a clone .[{_EXTRAS[missing]}]")
     except RefusalError as error:
         _refuse(name, str(error))
+    except BrokenPipeError:  # the output's reader has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)
     except _PATHS as error:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _refuse(name, where)
