@@ -192,6 +192,12 @@ def test_a_dump_folder_that_is_a_file_is_refused(check, tmp_path):
             check({"job.dump_folder": str(tmp_path / folder)})
 
 
+def test_a_dump_folder_below_a_link_to_nowhere_is_refused(check, tmp_path):
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    with pytest.raises(RefusalError, match=r"outputs is a link to .*disk, which is not there"):
+        check({"job.dump_folder": str(tmp_path / "outputs" / "run")})
+
+
 def test_there_are_many():
     assert len(TYPES) + len(NOT_POSITIVE) + len(REFUSED) > 200
 

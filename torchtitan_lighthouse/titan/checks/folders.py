@@ -18,7 +18,10 @@ def check_folders(job_config: JobConfig) -> None:
         if not name:
             raise RefusalError(f"{field} is empty: name a folder")
     folder = Path(job_config.job.dump_folder).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not there.exists():
+        rule = f"cannot be made: {there} is a link to {there.readlink()}, which is not there"
+        raise refusal("job.dump_folder", repr(str(folder)), rule)
     if not there.is_dir():
         raise refusal("job.dump_folder", repr(str(folder)), f"is no folder: {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -27,10 +27,10 @@ def lock_folder(folder: Path) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("a+")
-    except OSError as error:  # such as a link to a disk that is not there
+    except OSError as error:
         raise RefusalError(
-            f"job.dump_folder = {str(folder)!r} cannot be used: {error.filename}: {error.strerror}; "
-            "choose another folder"
+            f"job.dump_folder = {str(folder)!r} cannot be used ({error.filename}: "
+            f"{error.strerror}): choose another folder"
         ) from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
