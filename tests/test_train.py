@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 
 import pytest
@@ -25,7 +26,10 @@ def entry(monkeypatch):
     root.setLevel(level)
 
 
-REASON = "job.config_file = 'nowhere.toml' cannot be read: No such file or directory"
+REASON = (
+    "job.config_file = 'nowhere.toml' cannot be read: No such file or directory"
+    f" (looked in {os.getcwd()})"
+)
 
 
 def test_a_refusal_is_one_line_and_a_status_of_its_own(capsys):
