@@ -6,7 +6,13 @@ import pytest
 
 from tests.support.runs import write_metrics, write_run
 from torchtitan_lighthouse.runs import summary
-from torchtitan_lighthouse.runs.metrics import HELD_OUT_LOSS, TOKENS_PER_SECOND, read_metrics
+from torchtitan_lighthouse.runs.metrics import (
+    HELD_OUT_LOSS,
+    LOSS,
+    TOKENS,
+    TOKENS_PER_SECOND,
+    read_metrics,
+)
 
 
 @pytest.fixture
@@ -27,6 +33,31 @@ def test_held_out_loss_is_the_last_one(run, tmp_path):
     assert summary.held_out_loss(run(range(1, 9), 0)) is None
     write_metrics(tmp_path / "run", (8, {HELD_OUT_LOSS: 2.0}), (9, {HELD_OUT_LOSS: 1.5}))
     assert summary.held_out_loss(read_metrics(tmp_path / "run")) == 1.5
+
+
+def test_held_out_losses_are_compared_at_equal_tokens(tmp_path):
+    """Not the last of each: one may be in progress, or of other batches."""
+    validated = {"a": {100: 3.0, 200: 2.0, 300: 1.0}, "b": {100: 2.5, 200: 2.25}, "c": {250: 1.0}}
+    a, b, c = (
+        read_metrics(write_held_out(tmp_path / name, losses)) for name, losses in validated.items()
+    )
+    twice = read_metrics(
+        write_held_out(tmp_path / "twice", {50: 4.0, 100: 3.5, 110: 9.0}, batch=200)
+    )
+    assert summary.held_out_over(b, a) == 0.25
+    assert summary.held_out_over(twice, a) == 1.5
+    assert summary.held_out_over(c, a) is None
+
+
+def write_held_out(folder, losses, batch=100):
+    """A run of ``batch`` tokens a step that logs each tenth and is validated when losses say."""
+    steps = {
+        step: {"stage": "dense", LOSS: 1.0, TOKENS: batch * step} for step in range(10, 301, 10)
+    }
+    for step, loss in losses.items():
+        steps[step] = steps.get(step, {}) | {HELD_OUT_LOSS: loss}
+    write_metrics(folder, *sorted(steps.items()))
+    return folder
 
 
 def test_throughput_is_the_median(run):

@@ -19,7 +19,7 @@ from torchtitan_lighthouse.experiments.run import Run
 from torchtitan_lighthouse.runs.markdown import markdown
 from torchtitan_lighthouse.runs.metrics import read_metrics
 from torchtitan_lighthouse.runs.plot import plot
-from torchtitan_lighthouse.runs.summary import Records
+from torchtitan_lighthouse.runs.summary import Records, held_out_over
 from torchtitan_lighthouse.runs.thin import thin
 
 THIN_FILE = "metrics_thin.jsonl"
@@ -27,12 +27,12 @@ THIN_FILE = "metrics_thin.jsonl"
 _EXPLAINED = """
 Of several seeds: the mean (the least to the greatest). Losses are in nats per token. Held-out ones
 are of text that is not trained on, under dense attention: at the end, and at the last validation in
-the Lighthouse stage, there under Lighthouse attention too; "over" is how far the one at the end is
-above that of the first variant with the same seed. The final loss is the mean training loss of the
-last tenth of the steps. Tokens/s are per GPU, the median of a stage without a launch's first logged
-step, which compiles. Minutes count all that a run does, a first stage that others share too. S is
-the length of the sub-sequence. Passkeys are the share that was found, at a context of so many
-tokens.
+the Lighthouse stage, there under Lighthouse attention too; "over" is how far it is above that of
+the first variant with the same seed, when both had last seen as many tokens. The final loss is the
+mean training loss of the last tenth of the steps. Tokens/s are per GPU, the median of a stage
+without a launch's first logged step, which compiles. Minutes count all that a run does, a first
+stage that others share too. S is the length of the sub-sequence. Passkeys are the share that was
+found, at a context of so many tokens.
 """
 
 
@@ -63,7 +63,7 @@ def _tables(
     found = {run.name: figures(run, records[run.name]) for run in whole}
     first = next(run.variant for run in plan.runs if not run.is_first_stage)
     over = Column(f"over {first}", "+.4f")
-    _compare(whole, found, first, over)
+    _compare(whole, found, records, first, over)
     lengths = sorted({n for run in plan.runs if run.passkeys for n in run.passkeys.lengths})
     columns = [*COLUMNS, over, *retrieval_columns(lengths)]
     columns = [c for c in columns if any(f.get(c.name) is not None for f in found.values())]
@@ -87,13 +87,18 @@ def _tables(
     return "\n".join(parts)
 
 
-def _compare(runs: list[Run], found: Mapping[str, Figures], first: str, over: Column) -> None:
+def _compare(
+    runs: list[Run],
+    found: Mapping[str, Figures],
+    records: Mapping[str, Records],
+    first: str,
+    over: Column,
+) -> None:
     """Add by how much a held-out loss is above that of the first variant's run of the same seed."""
-    references = {run.seed: found[run.name]["held-out"] for run in runs if run.variant == first}
+    references = {run.seed: records[run.name] for run in runs if run.variant == first}
     for run in runs:
-        loss, reference = found[run.name]["held-out"], references.get(run.seed)
-        if run.variant != first and loss is not None and reference is not None:
-            found[run.name][over.name] = loss - reference
+        if run.variant != first and run.seed in references:
+            found[run.name][over.name] = held_out_over(records[run.name], references[run.seed])
 
 
 def _cells(of: Sequence[Figures], columns: Sequence[Column]) -> list[str]:

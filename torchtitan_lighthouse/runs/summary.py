@@ -66,6 +66,22 @@ def held_out_step(records: Records) -> int | None:
     return max((record["step"] for record in records if HELD_OUT_LOSS in record), default=None)
 
 
+def held_out_over(records: Records, reference: Records) -> float | None:
+    """Return by how much a run's loss on held-out text is above another's, at equal tokens.
+
+    At the last number of tokens after which both were validated; None without one.
+    """
+    ours, theirs = _held_out_by_tokens(records), _held_out_by_tokens(reference)
+    both = ours.keys() & theirs.keys()
+    return ours[max(both)] - theirs[max(both)] if both else None
+
+
+def _held_out_by_tokens(records: Records) -> dict[int, float]:
+    last = training_records(records)[-1]
+    per_step = last[TOKENS] / last["step"]
+    return {round(r["step"] * per_step): r[HELD_OUT_LOSS] for r in records if HELD_OUT_LOSS in r}
+
+
 def throughput(records: Records) -> float:
     """Return the median of tokens per second and device of the records of one stage.
 

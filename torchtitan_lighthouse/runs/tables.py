@@ -14,7 +14,7 @@ final loss        mean training loss of the stage's last steps, a tenth of all t
 tokens/s/device   median over the logged steps but a launch's first, which compiles
 peak GiB          the most memory of one device; without a GPU, of one process
 held-out          last loss on held-out text, under dense attention; its step, if not the last
-over first        held-out loss over that of the first run
+over first        held-out loss over that of the first run, when both had last seen as many tokens
 spike             highest of 20 logged losses after the switch, over the mean of 20 before it
 steps to recover  from the switch until a mean of 20 logged steps is down to the mean before it
 minutes           all that the run does, saving and validation included
@@ -61,13 +61,11 @@ def total_table(runs: dict[str, Records], to_loss: float | None = None) -> str:
     rows = [heading if to_loss is None else [*heading, f"minutes to {to_loss:g}"]]
     for name, records in runs.items():
         switch = summary.switch(records)
-        held_out, reference = map(summary.held_out_loss, (records, baseline))
-        gap = None if held_out is None or reference is None else held_out - reference
         row = [
             name,
             f"{summary.final_loss(records):.4f}",
             _shown_held_out(records),
-            _shown(gap, "+.4f"),
+            _shown(summary.held_out_over(records, baseline), "+.4f"),
             _shown(switch and switch.spike, "+.3f"),
             _shown(switch and switch.steps_to_recover, ","),
             f"{summary.training_records(records)[-1][TOKENS]:,.0f}",
