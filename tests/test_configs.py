@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from torchtitan_lighthouse import configs
+from torchtitan_lighthouse.experiments.experiment import read_experiment
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.tools.configs import main
 
@@ -32,3 +33,25 @@ def test_one_is_printed_as_it_is(capsys):
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(RefusalError, match=r"'quikstart'.*quickstart"):
         configs.text("quikstart")
+
+
+def test_a_file_goes_before_a_shipped_config_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configs.find("quickstart") == FOLDER / "quickstart.toml"
+    (tmp_path / "folder").mkdir()
+    for place in ("quickstart", "folder/quickstart"):
+        (tmp_path / place).touch()
+        assert configs.find("quickstart", Path("folder"), Path()) == Path(place)
+
+
+def test_a_file_that_is_not_there_does_not_become_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RefusalError, match=r"no .*a/quickstart.toml nor .*names .*quickstart"):
+        configs.find("quickstart.toml", Path("a"), Path())
+
+
+@pytest.mark.parametrize("name", [n for n in configs.names() if n.startswith("experiments/")])
+def test_a_printed_experiment_is_read_wherever_it_lies(name, tmp_path):
+    """As ``configs NAME > my.toml`` leaves it."""
+    (file := tmp_path / "my.toml").write_text(configs.text(name))
+    assert read_experiment(file).config == read_experiment(configs.path(name)).config

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from torchtitan_lighthouse.refusal import RefusalError
 
+HELP = "a TOML file, or a shipped one's name"
+"""The help of an argument that ``find`` reads."""
+
 
 def names() -> list[str]:
     """List the names of the configs; one in a subfolder is ``FOLDER/NAME``."""
@@ -20,6 +23,31 @@ def text(name: str) -> str:
         RefusalError: there is none of that name.
     """
     return path(name).read_text()
+
+
+def find(file: str | Path, *folders: Path) -> Path:
+    """Return the path of a file, in the first of the folders that has it, or of a shipped config.
+
+    Args:
+        file: a path, or the name of a shipped config, without ``.toml``: a file of one's own that
+            is not where it is looked for must not become the shipped one that it was made from.
+        folders: by default the working directory.
+
+    Raises:
+        RefusalError: there is neither; the message has both.
+    """
+    places = [folder / file for folder in folders or (Path(),)]
+    for place in places:
+        if place.is_file():
+            return place
+    shipped = _files(_folder())
+    if str(file) in shipped:
+        return Path(str(shipped[str(file)]))
+    looked = " nor ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise RefusalError(
+        f"there is no {looked}; a config that is shipped has one of the names "
+        f"{', '.join(sorted(shipped))}"
+    )
 
 
 def path(name: str) -> Path:

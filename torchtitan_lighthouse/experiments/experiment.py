@@ -1,6 +1,7 @@
 """An experiment as its TOML file describes it.
 
-config = "../recoverability_25m_16k.toml"   # beside this file, or in the working folder
+config = "recoverability_25m_16k"           # a file beside this one or in the working folder, or
+                                            # a shipped one's name
 options = ["--training.steps", "8000"]      # of every run
 seeds = [0, 1, 2]
 
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchtitan_lighthouse import configs
 from torchtitan_lighthouse.experiments.run import Passkeys
 from torchtitan_lighthouse.refusal import RefusalError, multiples, refusal
 
@@ -175,11 +177,10 @@ def _passkeys(file: str, entry: dict[str, Any] | None) -> Passkeys | None:
 
 
 def _config(file: Path, name: str) -> Path:
-    beside, here = file.parent / name, Path(name)
-    found = next((path for path in (beside, here) if path.is_file()), None)
-    if found is None:
-        raise RefusalError(f"{file}: config = {name!r} is neither {beside} nor {here.absolute()}")
-    return found
+    try:
+        return configs.find(name, file.parent, Path())
+    except RefusalError as error:
+        raise RefusalError(f"{file}: config = {name!r}: {error}") from None
 
 
 def _check_entries(

@@ -16,6 +16,8 @@ import shlex
 import time
 from pathlib import Path
 
+from torchtitan_lighthouse import configs
+
 OUT = "outputs/bench_train-%Y%m%d-%H%M%S"
 
 
@@ -31,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.experiments.schedule import train_all
 
     benchmarks = compared(
-        options.config,
+        configs.find(options.config),
         options.out,
         options.run,
         steps=options.steps,
@@ -48,7 +50,7 @@ def main(args: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", type=Path, metavar="CONFIG", help=configs.HELP)
     parser.add_argument(
         "--run", type=shlex.split, action="append", required=True, help='"NAME [OPTIONS]"'
     )

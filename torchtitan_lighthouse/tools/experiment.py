@@ -25,7 +25,7 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.experiments.report import write_report
     from torchtitan_lighthouse.experiments.schedule import train_all
 
-    file = options.file if options.file.is_file() else configs.path(str(options.file))
+    file = configs.find(options.file)
     out = options.out or Path("outputs", file.stem)
     planned = plan(read_experiment(file), out, options.seeds or ())
     devices = find_devices(options.gpus)
@@ -38,9 +38,7 @@ def main(args: list[str] | None = None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="a TOML file, or a shipped one's name"
-    )
+    parser.add_argument("file", type=Path, metavar="FILE", help=configs.HELP)
     parser.add_argument("--out", type=Path, help="[outputs/ and the name of FILE]")
     parser.add_argument("--gpus", help="how many, or which: 2, or 0,3 [all; without any: 1 run]")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variants or runs [all]")

@@ -16,11 +16,13 @@ import argparse
 from math import inf
 from pathlib import Path
 
+from torchtitan_lighthouse import configs
+
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and print the estimate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file")
+    parser.add_argument("config", type=Path, metavar="CONFIG", help=configs.HELP)
     parser.add_argument("--gpus", type=int, metavar="N", help="[as few as [parallelism] takes]")
     parser.add_argument(
         "--gpu-gib",
@@ -34,9 +36,8 @@ def main(args: list[str] | None = None) -> None:
     from torchtitan_lighthouse.titan.config import LighthouseConfigManager
     from torchtitan_lighthouse.titan.layout import layouts_of
 
-    job_config = LighthouseConfigManager().parse_args(
-        ["--job.config_file", str(options.config), *overrides]
-    )
+    file = configs.find(options.config)
+    job_config = LighthouseConfigManager().parse_args(["--job.config_file", str(file), *overrides])
     training, validation = job_config.training, job_config.validation
     layouts = layouts_of(job_config, options.gpus)
     print(peaks_by_stage(layouts, training.seq_len))
