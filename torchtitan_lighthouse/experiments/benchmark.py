@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ def check_is_timed(run: Run, skip: int) -> None:
         )
     freq = run.job.metrics.log_freq
     logged = [step for step in range(1, run.steps + 1) if step == 1 or step % freq == 0]
-    if not any(begin >= skip for begin in [0, *logged][: len(logged)]):
+    if not any(_are_timed(logged, 0, skip)):
         raise RefusalError(
             f"{run.name}: metrics.log_freq = {freq} logs no interval of steps that begins after "
             f"the {skip} that are not timed and ends by step {run.steps}: use more --steps"
@@ -156,9 +156,8 @@ def measure(benchmark: Benchmark) -> Result:
     timed: Records = []
     for _, of_launch in groupby(trained, key=lambda record: record["started"]):
         launch = list(of_launch)
-        start = launch[0]["step"] - 1
-        begins = [start, *(record["step"] for record in launch)]
-        timed += [r for r, at in zip(launch, begins, strict=False) if at - start >= benchmark.skip]
+        ends = [record["step"] for record in launch]
+        timed += compress(launch, _are_timed(ends, ends[0] - 1, benchmark.skip))
     if not timed:
         raise RefusalError(
             f"{benchmark.run.folder} was trained in launches too short to time: remove the folder"
@@ -169,6 +168,11 @@ def measure(benchmark: Benchmark) -> Result:
         max(record[PEAK_MEMORY] for record in timed),
         [record[LOSS] for record in trained],
     )
+
+
+def _are_timed(ends: Sequence[int], start: int, skip: int) -> list[bool]:
+    """Tell of the intervals between logged steps which begin ``skip`` steps after ``start``."""
+    return [begin - start >= skip for begin in (start, *ends[:-1])]
 
 
 def write_table(benchmarks: Iterable[Benchmark], out: Path) -> str:
