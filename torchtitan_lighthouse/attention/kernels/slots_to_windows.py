@@ -21,13 +21,13 @@ from torchtitan_lighthouse.attention.kernels.layout import (
 )
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 from torchtitan_lighthouse.attention.kernels.rotation import load_rotation, turn
+from torchtitan_lighthouse.attention.kernels.rows import load_rows
 from torchtitan_lighthouse.attention.reference import empty_rows
 
 
 @triton.jit
-def _load_rows(y, stride_s, slots, dims, D: tl.constexpr):
-    mask = (slots >= 0)[:, None] & (dims < D)[None, :]
-    return tl.load(y + slots.to(tl.int64)[:, None] * stride_s + dims[None, :], mask=mask, other=0.0)
+def _load_slots(y, stride_s, slots, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    return load_rows(y, stride_s, slots.to(tl.int64), slots >= 0, D, BLOCK_D)
 
 
 @triton.jit
@@ -86,12 +86,12 @@ def _slots_to_windows_kernel(
     acc_type = tl.float64 if y.dtype.element_ty == tl.float64 else tl.float32
     b_parents = load_nodes(nodes, tokens >> LOG_P, PIECE >> LOG_P, piece)
     b_leaves = leaf_slots(b_parents, tokens & ((1 << LOG_P) - 1), LOG_P)
-    b_out = _load_rows(y, stride_s, b_leaves, dims, D).to(acc_type)  # [BLOCK_N, BLOCK_D]
+    b_out = _load_slots(y, stride_s, b_leaves, D, BLOCK_D).to(acc_type)  # [BLOCK_N, BLOCK_D]
     for level in tl.static_range(1, LEVELS):
         p_nodes = nodes + table_offset(N, level, LOG_P)
         index = ((tokens + SHIFT) >> (LOG_P * level)) - SHIFT
         b_slots = load_nodes(p_nodes, index, PIECE >> (LOG_P * level), piece) >> 1
-        b_rows = _load_rows(y, stride_s, b_slots, dims, D).to(acc_type)
+        b_rows = _load_slots(y, stride_s, b_slots, D, BLOCK_D).to(acc_type)
         if rotation is not None:
             window = 1 << (LOG_P * level)
             to_last = (window - 1 - (tokens & (window - 1))) * turned

@@ -22,6 +22,7 @@ from torchtitan_lighthouse.attention.kernels.layout import (
 )
 from torchtitan_lighthouse.attention.kernels.nodes import leaf_slots, load_nodes, table_offset
 from torchtitan_lighthouse.attention.kernels.rotation import load_rotation, turn
+from torchtitan_lighthouse.attention.kernels.rows import load_rows
 from torchtitan_lighthouse.attention.pyramid import table_lengths
 
 
@@ -68,10 +69,8 @@ def _sum_windows(
         b_parents = load_nodes(p_nodes, windows, entries, piece) if SHIFT else b_nodes
         for child in tl.static_range(p):
             tokens = windows * p + child - SHIFT
-            m_rows = (tokens >= 0) & (tokens < PIECE)
-            mask = m_rows[:, None] & (dims < D)[None, :]
-            b_x = tl.load(x + tokens[:, None] * stride_n + dims[None, :], mask=mask, other=0.0)
-            b_x = b_x.to(acc_type)  # [BLOCK_W, BLOCK_D]
+            m_tokens = (tokens >= 0) & (tokens < PIECE)
+            b_x = load_rows(x, stride_n, tokens, m_tokens, D, BLOCK_D).to(acc_type)
             if rotation is not None and child > 0:
                 b_sum = turn(b_sum, b_cos, b_sin)
             b_sum += b_x
