@@ -40,13 +40,11 @@ def find(file: str | Path, *folders: Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    shipped = _files(_folder())
-    if str(file) in shipped:
-        return Path(str(shipped[str(file)]))
+    if str(file) in names():
+        return path(str(file))
     looked = " nor ".join(dict.fromkeys(str(place.absolute()) for place in places))
     raise RefusalError(
-        f"there is no {looked}; a config that is shipped has one of the names "
-        f"{', '.join(sorted(shipped))}"
+        f"there is no {looked}; a config that is shipped has one of the names {', '.join(names())}"
     )
 
 
@@ -59,7 +57,7 @@ def path(name: str) -> Path:
     shipped = _files(_folder())
     name = name.removesuffix(".toml")
     if name not in shipped:
-        raise RefusalError(f"there is no config {name!r}: use one of {', '.join(sorted(shipped))}")
+        raise RefusalError(f"there is no config {name!r}: use one of {', '.join(names())}")
     return Path(str(shipped[name]))
 
 
