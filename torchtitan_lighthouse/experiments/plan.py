@@ -17,6 +17,7 @@ from torchtitan_lighthouse.titan.checks.stages import check_stages
 from torchtitan_lighthouse.titan.checks.validation import check_validation
 from torchtitan_lighthouse.titan.checks.values import check_values
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.config.command_line import named_field
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class _Planner:
         options = [*self._experiment.options, *variant.options]
         config_file = ["--job.config_file", str(self._experiment.config)]
         job = LighthouseConfigManager().parse_args([*config_file, *options])
-        if any(option.startswith("--debug.seed") for option in options):
+        if any(named_field(option) == "debug.seed" for option in options):
             raise RefusalError("--debug.seed is given by the seeds: leave it out, and set seeds")
         for check in _CHECKS:
             check(job)

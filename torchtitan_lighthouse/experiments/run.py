@@ -10,6 +10,7 @@ from torchtitan.config import JobConfig
 
 from torchtitan_lighthouse.refusal import RefusalError
 from torchtitan_lighthouse.titan.config import LighthouseConfigManager
+from torchtitan_lighthouse.titan.config.command_line import named_field
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class Run:
             RefusalError: names the option.
         """
         for option in self.options:
-            name = option.partition("=")[0].replace("-", "_")
-            if name in ("__job.config_file", "__job.dump_folder"):
+            if named_field(option) in ("job.config_file", "job.dump_folder"):
                 raise RefusalError(f"{option.partition('=')[0]} is given by the tool: leave it out")
 
     @property

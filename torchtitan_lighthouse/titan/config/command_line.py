@@ -61,18 +61,23 @@ def refusing_unreadable_jobs(*, helps: bool) -> Iterator[None]:
         ) from None
 
 
+def named_field(argument: str) -> str | None:
+    """Return the field that an argument names, ``--job.config-file=FILE`` too; None of a value."""
+    if not argument.startswith("--"):
+        return None
+    return argument.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
 def refuse_a_second_file(args: list[str]) -> None:
     """Refuse a command line that names more than one TOML file: torchtitan 0.2.2 reads the first.
 
     Raises:
         RefusalError: names the files.
     """
-    names = ("--job.config_file", "--job.config-file")
     given = [
-        value if sign else " ".join(args[i + 1 : i + 2])
+        arg.partition("=")[2] if "=" in arg else " ".join(args[i + 1 : i + 2])
         for i, arg in enumerate(args)
-        for name, sign, value in [arg.partition("=")]
-        if name in names
+        if named_field(arg) == "job.config_file"
     ]
     if len(given) > 1:
         raise RefusalError(f"job.config_file is given {len(given)} times, {given}: give one file")
