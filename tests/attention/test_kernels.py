@@ -135,7 +135,11 @@ def _as_tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _check(name: str, tensors: tuple[Tensor, ...], *rest: object, turns: int = 1) -> None:
-    """One op on q, k and v, or on q alone, against the plain one."""
+    """One op on q, k and v, or on q alone, against the plain one.
+
+    Args:
+        turns: see ``_assert_accurate``; of q and of k, for v is not turned.
+    """
     kernel, plain = getattr(kernels, name), getattr(reference, name)
     actual = _as_tuple(kernel(*tensors, *rest))
     expected = _as_tuple(plain(*tensors, *rest))
@@ -143,11 +147,14 @@ def _check(name: str, tensors: tuple[Tensor, ...], *rest: object, turns: int = 1
         _as_tuple(plain(*(x.to(dtype) for x in tensors), *rest))
         for dtype in (torch.float32, torch.float64)
     )
-    for x, a, e, *yardsticks in zip(tensors, actual, expected, in_float32, exact, strict=True):
+    of_each = (turns, turns, 1)[: len(tensors)]
+    for x, n, a, e, *yardsticks in zip(
+        tensors, of_each, actual, expected, in_float32, exact, strict=True
+    ):
         assert a.dtype == x.dtype
         for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):
             assert a.permute(layout).is_contiguous() == e.permute(layout).is_contiguous()
-        _assert_accurate(a, *yardsticks, turns)
+        _assert_accurate(a, *yardsticks, n)
 
 
 def _tensors(name: str, heads: tuple, length: int, dim: int, dtype: torch.dtype):
@@ -171,9 +178,9 @@ def _check_both(value, heads, dim, dtype, ops, pieces=1, rotation=None) -> None:
     if ops == SCATTER:
         numbers += (pieces,)
     for name, size, to in zip(ops, (length, slots), (slots, length), strict=True):
-        # The first row of a window goes on with every other child of each level that is added.
-        children = config.pooling_factor - 1
-        turns = 1 if rotation is None or name != "gather" else (config.levels - 1) * children
+        turns = 1
+        if name == "gather" and rotation is not None:  # what is summed is turned on by each child
+            turns = (config.levels - 1) * (config.pooling_factor - 1)
         _check(name, _tensors(name, heads, size, dim, dtype), *tables, to, *numbers, turns=turns)
 
 
