@@ -48,7 +48,7 @@ from torchtitan_lighthouse.attention import ops
 from torchtitan_lighthouse.refusal import RefusalError, refusal
 
 SHAPES = "8192:128,16384:256,32768:512,65536:1024,98304:1536,131072:2048,262144:2048,524288:4096"
-TESTS = "tests/attention/test_kernels.py"
+TESTS = ("tests/attention/test_kernels.py", "tests/attention/test_kernels_on_gpu.py")
 FIELDS = ("levels", "pooling_factor", "tile", "scorer", "dilation")  # of every commit's config
 
 dense = partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
@@ -114,7 +114,7 @@ def parser_of_options() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--peers", action="store_true", help="also flash-linear-attention's layers")
     parser.add_argument("--base", metavar="REF", help="also the layer of another git commit")
-    parser.add_argument("--no-tests", action="store_false", dest="tests", help=f"not {TESTS} first")
+    parser.add_argument("--no-tests", action="store_false", dest="tests", help="[kernels' first]")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     return parser
 
@@ -162,9 +162,10 @@ def run_tests() -> None:
     Raises:
         RefusalError: the tests did not pass.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-x", TESTS]
-    if subprocess.run(command, cwd=ROOT).returncode:
-        raise RefusalError(f"{TESTS} did not pass: nothing is timed (--no-tests leaves it out)")
+    for tests in TESTS:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", tests]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            raise RefusalError(f"{tests} did not pass: nothing is timed (--no-tests leaves it out)")
 
 
 def bench_layer(layer: Layer, backend: str, repeats: int, peers: bool) -> dict:

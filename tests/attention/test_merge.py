@@ -22,14 +22,6 @@ merges = pytest.mark.parametrize("merge", MERGES)
 forms = pytest.mark.parametrize("form", FORMS)
 
 
-@pytest.fixture
-def poisoned():
-    """torch.empty returns NaN, so that what is not written shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def _arguments(form: str, parts: Parts) -> list[Tensor | None]:
     names = ("own", *FORMS[form])
     return [
